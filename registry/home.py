@@ -1,0 +1,64 @@
+"""Where a node keeps its things: one folder, its places named once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one node. Reading or writing what lies in it is left to the modules that own each place."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings file."""
+        return self.root / "config.toml"
+
+    @property
+    def key_file(self) -> Path:
+        """The private key of the node."""
+        return self.root / "keys" / "node.pem"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file used where no database URL is set."""
+        return self.root / "banyan.db"
+
+    @property
+    def blobs(self) -> Path:
+        """Content-addressed files."""
+        return self.root / "blobs"
+
+    @property
+    def partial(self) -> Path:
+        """Files on their way in."""
+        return self.root / "partial"
+
+    @property
+    def bases(self) -> Path:
+        """Bases laid out as folders that model libraries can load."""
+        return self.root / "bases"
+
+    @property
+    def runs(self) -> Path:
+        """Work folders of fine-tuning and consolidation."""
+        return self.root / "runs"
+
+    @property
+    def validation(self) -> Path:
+        """Rows that candidates are judged on; they never leave this node. One file per path ("en.finance.jsonl")."""
+        return self.root / "validation"
+
+    @property
+    def daemon_lock(self) -> Path:
+        """Held while a daemon runs on this home."""
+        return self.root / "daemon.lock"
+
+    def create(self) -> None:
+        """Make the folders that are not there yet, readable by their owner only."""
+        places = (self.key_file.parent, self.blobs, self.partial, self.bases, self.runs, self.validation)
+        for folder in (self.root, *places):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)

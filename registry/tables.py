@@ -1,0 +1,221 @@
+"""The rows of the node's database, as classes. What a row means is said here; how the database is opened is in `store`.
+
+Every change of this file needs a migration in `registry/migrations/versions`. Columns called "JSON" hold JSON text that
+their writer made; digests and key ids are lower-case hex SHA-256; times are timezone-aware UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+Direction = Literal["in", "out"]
+EnrolmentState = Literal["pending", "active", "revoked"]
+PeerRole = Literal["parent", "child"]
+RunState = Literal["running", "done", "failed"]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time. SQLite forgets time zones, so UTC goes in and UTC comes out; a naive time is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn any zone into UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone cannot be stored")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """The base of all rows: keyword arguments only, nullable columns default to None."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime(),
+        bytes: LargeBinary(),
+        float: Double(),
+        Direction: String(16),
+        EnrolmentState: String(16),
+        PeerRole: String(16),
+        RunState: String(16),
+    }
+
+
+def _hex() -> Any:
+    return String(64)
+
+
+def _serial() -> Any:
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+class ReleaseRow(Table, kw_only=True):
+    """A signed release, ours (`own`) or fetched; `envelope` is what was signed, the other columns repeat it."""
+
+    __tablename__ = "releases"
+    __table_args__ = (UniqueConstraint("path", "version", "signer", name="releases_once"),)
+
+    digest: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    path: Mapped[str] = mapped_column(String(300))
+    version: Mapped[int] = mapped_column(Integer)
+    signer: Mapped[str] = mapped_column(_hex())
+    base: Mapped[str] = mapped_column(_hex())
+    adapter: Mapped[str | None] = mapped_column(_hex(), default=None)
+    above: Mapped[str | None] = mapped_column(_hex(), default=None)
+    envelope: Mapped[bytes]
+    own: Mapped[bool]
+    created: Mapped[datetime]
+    expires: Mapped[datetime]
+
+
+class HeadRow(Table, kw_only=True):
+    """The release that this node serves at a path."""
+
+    __tablename__ = "heads"
+
+    path: Mapped[str] = mapped_column(String(300), primary_key=True)
+    release: Mapped[str] = mapped_column(_hex(), ForeignKey("releases.digest", name="heads_release"))
+    changed: Mapped[datetime]
+
+
+class UpdateRow(Table, kw_only=True):
+    """An update that came in or went out.
+
+    `state` of one that came in is `sync.inbox.State`; of one that went out, what its sender knows of it.
+    `release` is the release that it went into.
+    """
+
+    __tablename__ = "updates"
+    __table_args__ = (
+        CheckConstraint("direction IN ('in', 'out')", name="updates_direction"),
+        Index("updates_by_state", "direction", "state"),
+        Index("updates_by_issuer", "issuer", "path"),
+    )
+
+    digest: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    direction: Mapped[Direction]
+    issuer: Mapped[str] = mapped_column(_hex())
+    path: Mapped[str] = mapped_column(String(300))
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16))
+    envelope: Mapped[bytes]
+    verdict: Mapped[bytes | None] = mapped_column(default=None)
+    release: Mapped[str | None] = mapped_column(_hex(), default=None)
+    detail: Mapped[str] = mapped_column(Text, default="{}")  # JSON
+    received: Mapped[datetime]
+    changed: Mapped[datetime]
+
+
+class SequenceRow(Table, kw_only=True):
+    """The highest sequence number taken from an issuer for a path: what makes a replay visible."""
+
+    __tablename__ = "sequences"
+
+    issuer: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    path: Mapped[str] = mapped_column(String(300), primary_key=True)
+    highest: Mapped[int] = mapped_column(BigInteger)
+
+
+class EnrolmentRow(Table, kw_only=True):
+    """Who may speak for a subtree: asked for (`request`), then granted (`envelope` says until when) or revoked."""
+
+    __tablename__ = "enrolments"
+    __table_args__ = (CheckConstraint("state IN ('pending', 'active', 'revoked')", name="enrolments_state"),)
+
+    key_id: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    path: Mapped[str] = mapped_column(String(300), primary_key=True)
+    public_key: Mapped[str] = mapped_column(_hex())
+    state: Mapped[EnrolmentState]
+    request: Mapped[bytes]
+    envelope: Mapped[bytes | None] = mapped_column(default=None)
+    url: Mapped[str | None] = mapped_column(Text, default=None)
+    changed: Mapped[datetime]
+
+
+class PeerRow(Table, kw_only=True):
+    """A node that we talk to: where it is, when it was last reached, what went wrong since."""
+
+    __tablename__ = "peers"
+    __table_args__ = (CheckConstraint("role IN ('parent', 'child')", name="peers_role"),)
+
+    key_id: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    role: Mapped[PeerRole]
+    path: Mapped[str] = mapped_column(String(300))
+    url: Mapped[str] = mapped_column(Text)
+    public_key: Mapped[str] = mapped_column(_hex())
+    seen: Mapped[datetime | None] = mapped_column(default=None)
+    error: Mapped[str | None] = mapped_column(Text, default=None)
+
+
+class DecisionRow(Table, kw_only=True):
+    """One decision about one subject (an update, a release, a key). Triggers refuse to change or delete it."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("decisions_by_subject", "subject"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(_hex())
+    body: Mapped[str] = mapped_column(Text)  # JSON
+
+
+class RunRow(Table, kw_only=True):
+    """One fine-tuning or consolidation run."""
+
+    __tablename__ = "runs"
+    __table_args__ = (CheckConstraint("state IN ('running', 'done', 'failed')", name="runs_state"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    path: Mapped[str] = mapped_column(String(300))
+    state: Mapped[RunState]
+    manifest: Mapped[str | None] = mapped_column(_hex(), default=None)
+    adapter: Mapped[str | None] = mapped_column(_hex(), default=None)
+    detail: Mapped[str] = mapped_column(Text, default="{}")  # JSON
+    created: Mapped[datetime]
+    changed: Mapped[datetime]
+
+
+class EvaluationRow(Table, kw_only=True):
+    """Figures of one model on one data set, measured on this machine."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index("evaluations_by_path", "path"),)
+
+    id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    release: Mapped[str | None] = mapped_column(_hex(), default=None)
+    path: Mapped[str] = mapped_column(String(300))
+    dataset: Mapped[str] = mapped_column(_hex())  # digest of the data file
+    metrics: Mapped[str] = mapped_column(Text)  # JSON
+    rows: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float]
+    machine: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime]
