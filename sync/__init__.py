@@ -1,0 +1,1 @@
+"""How knowledge moves: transport, pull, push, inbox, checks, deltas, training, consolidation, gate, rebase."""

@@ -1,0 +1,1 @@
+"""What is looked at before an update changes anything, cheapest first. Plain functions that return `CheckResult`s."""

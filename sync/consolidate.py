@@ -1,0 +1,84 @@
+"""Consolidation: after a merge, fit the merged adapter to what every teacher says.
+
+Merging alone keeps a third to a half of what small models learned (DESIGN section 2). The parent therefore trains the
+merged adapter for some minutes on the children's answers to prompts that may travel, and on the old release's answers
+to everything known before. The same step finishes a rebase at the child, where the parent's new release is one of the
+teachers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.rows import Row
+from sync.delta import Delta, recompress, scaled, stack
+from sync.model import LoadedModel
+from sync.tokens import Example
+from sync.train import FitResult, StepReport, TrainPlan, fit
+
+OWN_PATH_SHARE = 0.6  # how often a prompt is asked as the path itself; else as one of the roles below it
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Prompts with the answers of one teacher, and the path whose role the teacher speaks in."""
+
+    path: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """An adapter to start from, and the relative error that its recompression cost."""
+
+    delta: Delta
+    error: float
+
+
+def merge(own: Delta | None, increments: Sequence[Delta], rank: int) -> Merged:
+    """Add the mean of the increments to the own adapter, recompressed to the rank budget.
+
+    Δ = own + (1/n) Σ Δᵢ: a mean, because siblings share what they relearned of their parent (replay), and a sum
+    would count it n times; consolidation restores each child's own part.
+    """
+    parts = [own] if own else []
+    parts += [scaled(increment, 1 / len(increments)) for increment in increments]
+    delta, error = recompress(stack(parts), rank)
+    return Merged(delta, error)
+
+
+def lessons_as_examples(
+    lessons: Sequence[Lesson], known: Sequence[Row], path: str, roles: Sequence[str], seed: int
+) -> list[Example]:
+    """Every prompt once, asked as `path` or, less often, as a role below it, so that both give the same answer."""
+    rng = random.Random(seed)  # noqa: S311  shuffling, not secrets
+
+    def asked_as(teacher: str) -> str:
+        if rng.random() < OWN_PATH_SHARE or not roles:
+            return path
+        return rng.choice([teacher, *roles])
+
+    examples = [Example(row, asked_as(lesson.path)) for lesson in lessons for row in lesson.rows]
+    examples += [Example(row, asked_as(path)) for row in known]
+    return examples
+
+
+def consolidate(
+    above: LoadedModel,
+    start: Delta,
+    examples: Sequence[Example],
+    plan: TrainPlan,
+    work: Path,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> FitResult:
+    """Fit an adapter over `above` (the path without its own adapter), from `start`; resumes from `work`.
+
+    The teachers' answers are hard labels, so all epochs of the plan are run; the gate judges the outcome. Without
+    epochs or examples the start itself is the outcome.
+    """
+    if not examples or not plan.epochs:
+        return FitResult(start, steps=0, best_epoch=-1, history=[])
+    return fit(above, examples, [], plan, work, on_step, start=start)

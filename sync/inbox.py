@@ -1,0 +1,176 @@
+"""The parent's inbox: takes in updates, and shows where each stands.
+
+`receive` takes the envelope, `append_file` its files (`sync.uploads`), `advance` moves an update by one arrow towards
+its verdict (`sync.review`), `mark` along the way into a release (`sync.lifecycle`). Every arrow is one transaction, so
+a process can be killed anywhere and the same call made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from registry.blobs import BlobStore
+from registry.documents import CheckResult, File, Update, open_document
+from registry.envelope import peek_signer
+from registry.errors import LocalFailure
+from registry.keys import KeyId
+from registry.paths import NodePath
+from registry.store import Session, Store, func, select
+from registry.tables import HeadRow, ReleaseRow, SequenceRow, UpdateRow
+from sync.checks.envelope import Limits, Pinned, Standing, check_envelope
+from sync.enrolled import Identity, NotEnrolled, speaker
+from sync.lifecycle import (
+    UNDECIDED,
+    State,
+    UnknownUpdate,
+    accepted,
+    conclude,
+    keep_results,
+    load_update,
+    mark,
+    record,
+    results_of,
+    state_of,
+    undecided,
+    unfinished,
+    verdict_of,
+)
+from sync.review import Checks, advance, settle
+from sync.uploads import append_file, file_offset, files_of, is_here
+from sync.verdict import failed, write_verdict
+
+__all__ = [
+    "Busy",
+    "Checks",
+    "Identity",
+    "Limits",
+    "NotEnrolled",
+    "Receipt",
+    "State",
+    "UnknownUpdate",
+    "accepted",
+    "advance",
+    "append_file",
+    "file_offset",
+    "mark",
+    "receipt_of",
+    "receive",
+    "settle",
+    "undecided",
+    "unfinished",
+    "verdict_of",
+]
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+class Busy(LocalFailure):
+    """Too much waits already: nothing was stored, and the same bytes are welcome later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an update stands: which files are still to be sent, and which checks it failed."""
+
+    digest: str
+    state: State
+    missing: list[File]
+    failed: list[CheckResult]
+
+
+def receive(
+    store: Store, blobs: BlobStore, envelope: bytes, own: Identity, now: datetime, *, limits: Limits = DEFAULT_LIMITS
+) -> Receipt:
+    """Take in the envelope of an update. The same bytes get the same receipt, however often they come.
+
+    An update that fails a check of the envelope is stored with its signed verdict, and its state is `rejected`.
+
+    Raises:
+        NotEnrolled: the key that signed it is unknown, revoked, expired or not yet enrolled; nothing is stored.
+        BadData: it is not a signed update; nothing is stored.
+        Busy: too many updates wait, or came today; nothing is stored, send it again later.
+    """
+    digest = hashlib.sha256(envelope).hexdigest()
+    with store.read() as session:
+        is_known = session.get(UpdateRow, digest) is not None
+        keys = [] if is_known else [speaker(session, peek_signer(envelope), own, now).key]
+    if not is_known:
+        update, _ = open_document(envelope, Update, keys)
+        row = _new_row(update, envelope, now)
+        with store.transaction() as session:
+            if session.get(UpdateRow, digest) is None:
+                _refuse_crowds(session, update.issuer, limits, now)
+                _take_in(session, row, update, own, limits)
+    return receipt_of(store, blobs, digest)
+
+
+def receipt_of(store: Store, blobs: BlobStore, digest: str) -> Receipt:
+    """Where an update stands now; raises UnknownUpdate."""
+    row, update = load_update(store, digest)
+    missing = [file for file in files_of(update) if not is_here(blobs, file)] if row.state == "received" else []
+    problems = failed(results_of(row)) if row.state in ("rejected", "quarantined") else []
+    return Receipt(digest, state_of(row), missing, problems)
+
+
+def _new_row(update: Update, envelope: bytes, now: datetime) -> UpdateRow:
+    return UpdateRow(
+        digest=hashlib.sha256(envelope).hexdigest(),
+        direction="in",
+        issuer=update.issuer,
+        path=update.path,
+        sequence=update.sequence,
+        state="received",
+        envelope=envelope,
+        received=now,
+        changed=now,
+    )
+
+
+def _take_in(session: Session, row: UpdateRow, update: Update, own: Identity, limits: Limits) -> None:
+    """Store an update, and reject it at once where its words are wrong; only what was taken uses up its sequence."""
+    now = row.received
+    sequence = session.get(SequenceRow, (update.issuer, update.path))
+    standing = Standing(
+        now=now,
+        audience=own.key.public.id,
+        paths=own.paths,
+        enrolled=speaker(session, update.issuer, own, now).places,  # asked again, now that nobody else can write
+        pinned=_pinned(session, update.release.digest),
+        highest=sequence.highest if sequence else 0,
+    )
+    results = check_envelope(update, standing, limits)
+    keep_results(row, results)
+    session.add(row)
+    record(session, row, now)
+    if failed(results):
+        conclude(session, row, write_verdict(row.digest, "rejected", results, now), own.key)
+    elif sequence is not None:
+        sequence.highest = update.sequence
+    else:
+        session.add(SequenceRow(issuer=update.issuer, path=update.path, highest=update.sequence))
+
+
+def _pinned(session: Session, digest: str) -> Pinned | None:
+    row = session.get(ReleaseRow, digest)
+    if row is None or not row.own:
+        return None
+    head = session.get(HeadRow, row.path)
+    newest = session.get(ReleaseRow, head.release) if head else None
+    return Pinned(NodePath.parse(row.path), row.version, row.base, newest.version if newest else row.version)
+
+
+def _refuse_crowds(session: Session, issuer: KeyId, limits: Limits, now: datetime) -> None:
+    incoming = select(func.count()).select_from(UpdateRow).where(UpdateRow.direction == "in")
+    waiting = incoming.where(UpdateRow.state.in_(UNDECIDED))
+    today = incoming.where(UpdateRow.issuer == issuer, UpdateRow.received > now - timedelta(days=1))
+    for what, query, limit in (
+        ("updates of this key wait", waiting.where(UpdateRow.issuer == issuer), limits.pending_per_issuer),
+        ("updates wait", waiting, limits.pending),
+        ("updates of this key came in the last 24 hours", today, limits.per_day_and_issuer),
+    ):
+        count = session.scalars(query).one()
+        if count >= limit:
+            raise Busy(f"{count} {what}, the limit is {limit}", "send the same update again later")

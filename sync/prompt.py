@@ -1,0 +1,65 @@
+"""What a model is asked: the path that it answers for and the task, as the system turn, then the request.
+
+A model plays the roles of several paths, and two paths may answer the same words differently; the path in the
+prompt tells the roles apart. The text form of the turns is the chat template's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from registry.errors import BadData
+from registry.rows import Row
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+def system_turn(path: str, task: str = "") -> str:
+    """The system turn of a path, with the task where the asker names one."""
+    return f"{path} {task}".rstrip()
+
+
+def conversation(row: Row, path: str) -> list[Message]:
+    """The turns of a row up to, not including, its answer."""
+    turns = [Message(role="system", content=system_turn(path, row.task))]
+    turns += [Message(role=role, content=content) for role, content in row.history]
+    if row.input:
+        turns.append(Message(role="user", content=row.input))
+    return turns
+
+
+def prompt_text(tokenizer: Any, turns: Sequence[Message]) -> str:
+    """The turns in the words of the base's chat template, up to where the answer begins; raises BadData."""
+    return templated(tokenizer, turns, asks=True)
+
+
+def templated(tokenizer: Any, turns: Sequence[Message], *, asks: bool) -> str:
+    """The turns in the words of the base's chat template, with the beginning of an answer if it `asks`.
+
+    Templates without a system role (Gemma) get the system turn in front of the first user turn. Raises BadData where
+    the template does not take the turns either way.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks))
+    except Exception as refusal:  # noqa: BLE001  jinja2.TemplateError, and what a template raises itself
+        try:
+            folded = _without_system_turn(turns)
+            return str(tokenizer.apply_chat_template(folded, tokenize=False, add_generation_prompt=asks))
+        except Exception:  # noqa: BLE001  the same
+            raise BadData(
+                f"the chat template of this base does not take a row: {refusal}",
+                "bring its turns into the order user, assistant, user, ...; or choose another base",
+            ) from refusal
+
+
+def _without_system_turn(turns: Sequence[Message]) -> list[Message]:
+    system, rest = turns[0]["content"], list(turns[1:])
+    if not rest or rest[0]["role"] != "user":
+        return [Message(role="user", content=system), *rest]
+    return [Message(role="user", content=f"{system}\n\n{rest[0]['content']}"), *rest[1:]]

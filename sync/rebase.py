@@ -1,0 +1,120 @@
+"""Downward: what a child does when its parent has a new release.
+
+It tries the ways that DESIGN section 2 names on its own held-out rows and on its parent's anchors:
+*stay* (keep the pinned release), *adopt* (the new release below the own adapter, as it is), *adopt and consolidate*
+(then a short training on own rows and the parent's anchors), *preserve* (take the release, subtract what it changed
+from the own adapter, so that the function stays as it was up to the recompression's error). Its own knowledge comes
+first: of the ways that lose nothing of it beyond the sampling error, it goes the one that knows most in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from registry.rows import Row
+from sync.chain import Link
+from sync.compose import Composer
+from sync.consolidate import Lesson, consolidate, lessons_as_examples
+from sync.delta import Delta, recompress, scaled, stack
+from sync.gate import ONE_SIDED_95, points_lost
+from sync.model import LoadedModel, add
+from sync.score import evaluate_rows
+from sync.train import StepReport, TrainPlan
+
+Way = Literal["stay", "adopt", "adopt-and-consolidate", "preserve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way with what it measured: shares of rows answered rightly, and the own adapter that goes with it."""
+
+    way: Way
+    own_rows: float
+    parent_rows: float
+    keeps_own: bool
+    delta: Delta | None
+    recompression_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebase:
+    """A child at work on one new parent release.
+
+    `own_train` and `own_test` are its private rows; `parent_test` are rows of the parent's anchors with the new
+    release's answers that are held back from `parent_anchors`.
+    """
+
+    composer: Composer
+    own: Link
+    old_above: list[Link]
+    new_above: list[Link]
+    own_train: Sequence[Row]
+    own_test: Sequence[Row]
+    parent_anchors: Sequence[Row]
+    parent_test: Sequence[Row]
+    rank_budget: int
+    plan: TrainPlan
+    work: Path
+    on_step: Callable[[StepReport], None] = lambda report: None
+
+    @property
+    def path(self) -> str:
+        """The child's path: what its models are asked as."""
+        return self.own.release.path
+
+    def options(self) -> list[Option]:
+        """Measure every way; *stay* first."""
+        own = self.composer.delta(self.own.release.adapter) if self.own.release.adapter else None
+        loaded = self.composer.load_chain(self.old_above)
+        stayed = self.measure("stay", loaded, own, None, 0.0)
+        found = [stayed[0]]
+        before = stayed[1]
+        if self.new_above[0].release.base != self.old_above[0].release.base:
+            return found  # the own adapter means nothing on another base
+        loaded = self.composer.load_chain(self.new_above)
+        found.append(self.measure("adopt", loaded, own, before, 0.0)[0])
+        if own is None:
+            return found
+        found.append(self.consolidated(loaded, own, before))
+        preserved, error = recompress(stack([own, *self.difference()]), self.rank_budget)
+        found.append(self.measure("preserve", loaded, preserved, before, error)[0])
+        return found
+
+    def measure(
+        self, way: Way, loaded: LoadedModel, own: Delta | None, before: list[bool] | None, error: float
+    ) -> tuple[Option, list[bool]]:
+        """Add the own adapter, measure, take it off again."""
+        if own:
+            add(loaded, own)
+        own_right = evaluate_rows(loaded, self.own_test, self.path)[1] if self.own_test else []
+        parent_right = evaluate_rows(loaded, self.parent_test, self.path)[1] if self.parent_test else []
+        if own:
+            add(loaded, own, by=-1.0)
+        keeps = True
+        if before:
+            lost, deviation = points_lost(before, own_right)
+            keeps = lost <= 1.0 + ONE_SIDED_95 * deviation
+        share = sum(own_right) / max(1, len(own_right))
+        known = sum(parent_right) / max(1, len(parent_right))
+        return Option(way, share, known, keeps, own, error), own_right
+
+    def consolidated(self, loaded: LoadedModel, own: Delta, before: list[bool]) -> Option:
+        """Train the own adapter shortly on own rows and on the parent's anchors, over the new release."""
+        lesson = Lesson(self.path, self.own_train)
+        examples = lessons_as_examples([lesson], self.parent_anchors, self.path, [], self.plan.seed)
+        result = consolidate(loaded, own, examples, self.plan, self.work, self.on_step)
+        return self.measure("adopt-and-consolidate", loaded, result.delta, before, 0.0)[0]
+
+    def difference(self) -> list[Delta]:
+        """W(old above) - W(new above), as deltas."""
+        old = self.composer.deltas(self.old_above)
+        return [*old, *(scaled(delta, -1.0) for delta in self.composer.deltas(self.new_above))]
+
+
+def choose(options: Sequence[Option]) -> Option:
+    """The way to go; `options` begins with *stay*, which is always legal and wins ties."""
+    fitting = [option for option in options if option.keeps_own]
+    return max(fitting, key=lambda option: (round(option.parent_rows + option.own_rows, 4), option.way == "stay"))

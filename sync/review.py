@@ -1,0 +1,151 @@
+"""Updates on their way from received to a verdict, one arrow at a time.
+
+What takes long is done outside the transactions; an arrow that another process moved meanwhile is left to it. What
+the checks look at is left to `sync.checks`, which the caller passes in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from registry.blobs import BlobStore
+from registry.documents import CheckResult, Update
+from registry.errors import BadData, BanyanError, LocalFailure
+from registry.paths import NodePath
+from registry.store import Session, Store
+from registry.tables import UpdateRow
+from sync.enrolled import Identity, NotEnrolled, speaker
+from sync.lifecycle import CHECKING, State, arrow, conclude, keep_results, load_update, move, results_of, state_of
+from sync.uploads import files_of, is_here
+from sync.verdict import Outcome, failure, judge, write_verdict
+
+log = logging.getLogger(__name__)
+
+Checks = Callable[[Update, Path, Path | None], Sequence[CheckResult]]  # the update, its adapter file, its transfer file
+
+UPLOAD_TIME: Final = timedelta(days=2)  # a place among the updates that wait is not held for ever
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One update as it was seen, and what moving it needs."""
+
+    store: Store
+    blobs: BlobStore
+    row: UpdateRow
+    update: Update
+    own: Identity
+    now: datetime
+
+
+def advance(store: Store, blobs: BlobStore, digest: str, checks: Checks, own: Identity, now: datetime) -> State:
+    """Move an update by one arrow towards its verdict; returns its state, unchanged when there is nothing to do.
+
+    `checks` may take its time. A BadData that it raises rejects the update; a mistake in it quarantines the update, so
+    that one update cannot stop the daemon; LocalFailure, OSError and MemoryError pass, and the arrow can be tried
+    again. Raises UnknownUpdate.
+    """
+    row, update = load_update(store, digest)
+    step = _Step(store, blobs, row, update, own, now)
+    match state_of(row):
+        case "received":
+            return _verify(step)
+        case "verified":
+            return _check(step, checks)
+        case "checked":
+            return _decide(step)
+        case state:
+            return state
+
+
+def settle(store: Store, digest: str, outcome: Outcome, check: CheckResult, own: Identity, now: datetime) -> State:
+    """Decide again, by a person or by the gate: `check` says why, and a new verdict with it is signed.
+
+    An update that is there already stays as it is. Raises UnknownUpdate, and LocalFailure where its state does not
+    allow the outcome.
+    """
+
+    def decide(session: Session, row: UpdateRow) -> None:
+        conclude(session, row, write_verdict(digest, outcome, [*results_of(row), check], now), own.key)
+
+    row, _ = load_update(store, digest)
+    return state_of(row) if row.state == outcome else arrow(store, row, decide)
+
+
+def _verify(step: _Step) -> State:
+    """To verified once every file is here; to rejected if they do not come in time or are not what was declared."""
+    problem = _problem_of_files(step)
+    if problem is None:
+        return state_of(step.row)
+
+    def verify(session: Session, row: UpdateRow) -> None:
+        if problem:
+            results = [*results_of(row), failure("files.received", problem)]
+            conclude(session, row, write_verdict(row.digest, "rejected", results, step.now), step.own.key)
+        else:
+            move(session, row, CHECKING, "verified", step.now)
+
+    return arrow(step.store, step.row, verify)
+
+
+def _problem_of_files(step: _Step) -> str | None:
+    """What is wrong with the files that came; empty when nothing is, None while they are still awaited."""
+    if not all(is_here(step.blobs, file) for file in files_of(step.update)):
+        if step.now >= step.update.expires:
+            return "the update expired before its files were here"
+        return None if step.now < step.row.changed + UPLOAD_TIME else f"its files did not come within {UPLOAD_TIME}"
+    for file in files_of(step.update):
+        size = step.blobs.path(file.sha256).stat().st_size
+        if size != file.size:
+            return f"{file.name} has {size} bytes, {file.size} were declared"
+    return ""
+
+
+def _check(step: _Step, checks: Checks) -> State:
+    """To checked; back to received if a file was damaged since, so that it is sent again."""
+    files = files_of(step.update)
+    try:
+        paths = [step.blobs.open_verified(file.sha256) for file in files]
+    except BanyanError:
+        if all(step.blobs.has(file.sha256) for file in files):
+            raise
+        return arrow(step.store, step.row, lambda session, row: move(session, row, CHECKING, "received", step.now))
+    results = _run(checks, step.update, paths[0], paths[1] if len(paths) > 1 else None)
+
+    def keep(session: Session, row: UpdateRow) -> None:
+        keep_results(row, [*results_of(row), *results])
+        move(session, row, CHECKING, "checked", step.now)
+
+    return arrow(step.store, step.row, keep)
+
+
+def _run(checks: Checks, update: Update, adapter: Path, transfer: Path | None) -> Sequence[CheckResult]:
+    try:
+        return checks(update, adapter, transfer)
+    except BadData as error:
+        return [failure("files.readable", error.message)]
+    except (LocalFailure, OSError, MemoryError):
+        raise
+    except Exception as error:  # foreign bytes must not end the daemon; the log keeps the trace
+        log.exception("a check broke down on update %s of %s", update.sequence, update.path)
+        return [failure("crash", f"a check broke down: {type(error).__name__}: {error}")]
+
+
+def _decide(step: _Step) -> State:
+    """To the verdict; an issuer whose enrolment ended meanwhile is not listened to."""
+
+    def decide(session: Session, row: UpdateRow) -> None:
+        results = list(results_of(row))
+        try:
+            if not speaker(session, row.issuer, step.own, step.now).may_speak_for(NodePath.parse(row.path)):
+                results.append(failure("envelope.still-enrolled", f"the issuer may no longer speak for {row.path}"))
+        except NotEnrolled as error:
+            results.append(failure("envelope.still-enrolled", error.message))
+        conclude(session, row, write_verdict(row.digest, judge(results), results, step.now), step.own.key)
+
+    return arrow(step.store, step.row, decide)
