@@ -1,0 +1,1 @@
+"""What runs: settings, commands, jobs, HTTP interface and daemon of one node. Nothing imports it, tests aside."""

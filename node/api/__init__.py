@@ -1,0 +1,1 @@
+"""The HTTP interface of a node, one noun per file."""

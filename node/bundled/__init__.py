@@ -1,0 +1,1 @@
+"""The bundled base `banyan/seedling`: its recipe, its packaging, and the packaged files."""

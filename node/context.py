@@ -1,0 +1,85 @@
+"""The parts of an open node, put together in one place: settings, database, blobs, key, and whom it trusts.
+
+Everything that a command or a request handler needs is reached from here; nothing imports it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from node.settings import Settings
+from registry.blobs import BlobStore
+from registry.errors import LocalFailure
+from registry.home import Home
+from registry.keys import PrivateKey
+from registry.paths import NodePath
+from registry.store import Store, file_url, select
+from registry.tables import PeerRow
+from sync.transport import HttpTransport, Limits, Peer
+
+
+@dataclass(frozen=True)
+class Node:
+    """One open node."""
+
+    home: Home
+    settings: Settings
+    store: Store
+    blobs: BlobStore
+    key: PrivateKey
+
+    @property
+    def paths(self) -> tuple[NodePath, ...]:
+        """The places that this node is responsible for."""
+        return tuple(NodePath.parse(text) for text in self.settings.paths)
+
+    def peer(self, url: str) -> Peer:
+        """A node at an address that the owner of this one named, so it may be in a private network."""
+        limits = Limits(
+            answer_s=self.settings.request_timeout_s,
+            file_s=self.settings.transfer_timeout_s,
+            max_file_bytes=self.settings.max_blob_bytes,
+            clock_skew_s=self.settings.clock_skew_s,
+        )
+        return Peer(HttpTransport(allow_private=True, stall_s=limits.answer_s), url, limits)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+
+def open_node(settings: Settings, passphrase: str | None = None) -> Node:
+    """Open the node of a home folder; close it afterwards.
+
+    Raises LocalFailure when there is no node in the home (hint: `node init`) or its parts cannot be opened, BadData
+    when the key file or the passphrase is wrong.
+    """
+    home = settings.place
+    key = PrivateKey.load(home.key_file, passphrase)
+    home.create()
+    blobs = BlobStore(home.blobs, home.partial)
+    if not blobs.has(key.public.id):
+        blobs.put_bytes(key.public.raw)  # a key id is its digest: who verifies our releases fetches it as a blob
+    store = Store.open(settings.database_url or file_url(home.database))
+    return Node(home, settings, store, blobs, key)
+
+
+@contextmanager
+def opened_node(settings: Settings, passphrase: str | None = None) -> Iterator[Node]:
+    """`open_node` for a `with` statement."""
+    node = open_node(settings, passphrase)
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def parent_of(node: Node) -> PeerRow:
+    """The pinned parent. Raises LocalFailure when this node has none."""
+    with node.store.read() as session:
+        row = session.scalars(select(PeerRow).where(PeerRow.role == "parent")).first()
+    if row is None:
+        raise LocalFailure("this node has no parent yet", "node enrol URL --path PATH")
+    return row

@@ -1,0 +1,43 @@
+"""`node up`: the HTTP interface and the rounds of the daemon, in one process, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from functools import partial
+
+from node.api.app import create_app
+from node.api.server import make_server
+from node.context import Node
+from node.promotions import parent_round, promoter
+from node.rebasing import child_round
+from sync.daemon import Duty, only_daemon, run_rounds
+
+
+def run(node: Node) -> None:
+    """Serve and follow until the process is told to end. Raises LocalFailure when a daemon runs on this home."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop, wake = threading.Event(), threading.Event()
+    with only_daemon(node.home.daemon_lock):
+        rounds = threading.Thread(
+            target=run_rounds,
+            args=(_duties(node), stop, wake, node.settings.poll_interval_s, lambda: datetime.now(UTC)),
+            name="rounds",
+            daemon=True,  # a long consolidation does not keep the process: it resumes from its checkpoint
+        )
+        rounds.start()
+        try:
+            make_server(create_app(node), node.settings.host, node.settings.port).run()
+        finally:
+            stop.set()
+            wake.set()
+            rounds.join(timeout=5)
+
+
+def _duties(node: Node) -> list[Duty]:
+    """What this node is: a parent of whoever is enrolled, and a child where it has a parent."""
+    duties: list[Duty] = [partial(parent_round, node, promoter(node))]
+    if node.settings.parent_url and node.settings.follow_parent:
+        duties.append(partial(child_round, node))
+    return duties

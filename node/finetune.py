@@ -1,0 +1,186 @@
+"""`node finetune`: own rows become an adapter, the adapter a signed release at a path of this node.
+
+    rows -> footing -> manifest -> memory -> scored -> trained -> scored -> release
+
+Every step either is done again to the same result or has left its outcome in the run's folder, so the same command
+goes on after a kill at any moment, and answers with what is there when all is done. What goes before the first step is
+in `node.preparation`, the steps in `node.training`, the loop in `sync.train`; offering the result to the parent is left
+to `node.publish`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from node.context import Node
+from node.datasets import read
+from node.footing import footing_on
+from node.manifest import RunManifest, use_threads
+from node.material import Material
+from node.preparation import FinetuneRequest, Prepared, default_plan, plan_on, prepare
+from node.result import Outcome, finished_run, note_run, store_result
+from node.run_lock import run_lock
+from node.training import OnProgress, Training, ignore, write_whole
+from registry.errors import BadData, BanyanError, LocalFailure
+from registry.paths import NodePath
+from registry.rows import Row, Split, write_rows
+from registry.tables import RunRow
+
+__all__ = ["FinetuneRequest", "FinetuneResult", "Repeated", "default_plan", "finetune", "repeat"]
+
+SAVE_MEMORY = "close other programs, or lower --batch-tokens"
+REMEDIES = (
+    ("No space left", "free some disk space"),
+    ("allocate memory", SAVE_MEMORY),
+    ("out of memory", SAVE_MEMORY),
+)
+COPIES_ON_DISK = 7  # of the adapter: checkpoint with two moments, best, result, and two being written
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """The plan, and what came of it; `outcome` is None after a dry run."""
+
+    state: Literal["planned", "done", "done before"]
+    run: str
+    folder: Path
+    prepared: Prepared
+    outcome: Outcome | None
+
+
+def finetune(
+    node: Node,
+    path: NodePath,
+    request: FinetuneRequest,
+    on_progress: OnProgress = ignore,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> FinetuneResult:
+    """Fine-tune the model of a path on a file of rows and make the result the head of that path.
+
+    Raises BadData for rows or options that cannot be used, LocalFailure when there is nothing to start from, too little
+    memory or disk, or another process at work on the path. The same call again goes on after any end.
+    """
+    if request.dry_run:
+        prepared = prepare(node, path, request)
+        return _result(node, "planned", prepared, None)
+    with run_lock(node.home, path):
+        prepared = prepare(node, path, request)
+        earlier = finished_run(node, prepared.footing, prepared.manifest)
+        if earlier is not None:
+            return _result(node, "done before", replace(prepared, manifest=earlier[0]), earlier[1])
+        if prepared.refusal is not None:
+            raise prepared.refusal
+        return _result(node, "done", prepared, _run(node, prepared, on_progress, now))
+
+
+def _run(node: Node, prepared: Prepared, on_progress: OnProgress, now: Callable[[], datetime]) -> Outcome:
+    """Go through the run, or on with it."""
+    manifest = prepared.manifest
+    folder = node.home.runs / manifest.run_id
+    started = time.monotonic()
+    node.blobs.put_bytes(manifest.to_bytes())
+    note_run(node, manifest, "running", {}, now())
+    try:
+        with _failures(folder):
+            _check_disk(node, prepared)
+            _lay_out(folder, manifest, prepared.material)
+            training = Training(node, prepared.footing, manifest, prepared.material, folder, on_progress)
+            scored = training.scored()
+            seconds = time.monotonic() - started
+            outcome = store_result(node, prepared.footing, manifest, scored, seconds=seconds, now=now())
+    except BanyanError as error:
+        with suppress(BanyanError):  # where the disk is full, the database cannot be told either
+            note_run(node, manifest, "failed", {"error": error.message}, now())
+        raise
+    shutil.rmtree(folder / "fit", ignore_errors=True)  # checkpoints
+    return outcome
+
+
+def _lay_out(folder: Path, manifest: RunManifest, material: Material) -> None:
+    """The folder with what goes in: the manifest, and the own rows as `publish` and a later rebase read them."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    splits: dict[Split, list[Row]] = {
+        "train": [example.row for example in material.train[: material.own["train"]]],
+        "validation": [example.row for example in material.validation[: material.own["validation"]]],
+        "test": material.test,
+    }
+    for name, rows in splits.items():
+        write_rows(rows, folder / f"{name}.jsonl")
+    write_whole(folder / "manifest.json", manifest.to_bytes())
+
+
+def _check_disk(node: Node, prepared: Prepared) -> None:
+    needed = prepared.memory.adapter // 4 * COPIES_ON_DISK + prepared.manifest.data.size_bytes * 2
+    free = shutil.disk_usage(node.home.root).free
+    if needed > free:
+        raise LocalFailure(
+            f"the run needs {needed:,} bytes of disk, {free:,} are free in {node.home.root}",
+            "free some space, then repeat the same command",
+        )
+
+
+@contextmanager
+def _failures(folder: Path) -> Iterator[None]:
+    """What the disk and the memory could not do, in our words; the libraries have no one error for either."""
+    try:
+        yield
+    except BanyanError:
+        raise
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        remedy = next((step for words, step in REMEDIES if words in str(error)), None)
+        if isinstance(error, MemoryError):
+            remedy = SAVE_MEMORY
+        if remedy is None and not isinstance(error, OSError):
+            raise
+        raise LocalFailure(
+            f"the run in {folder} could not go on: {first}",
+            f"{remedy or 'node doctor'}; the same command then goes on where it was",
+        ) from error
+
+
+def _result(
+    node: Node, state: Literal["planned", "done", "done before"], prepared: Prepared, outcome: Outcome | None
+) -> FinetuneResult:
+    run = prepared.manifest.run_id
+    return FinetuneResult(state, run, node.home.runs / run, prepared, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What a repeated run came to; `expected` is the adapter of the run that the manifest is of, where it is known."""
+
+    adapter: str
+    expected: str | None
+    differences: list[str]  # what is not as it was: versions, machine, settings
+
+
+def repeat(node: Node, manifest: RunManifest, data: Path, on_progress: OnProgress = ignore) -> Repeated:
+    """Train again what a manifest describes, beside everything that is there, and compare the adapters by digest.
+
+    Raises BadData when the data are not those of the manifest, LocalFailure when its releases are not here.
+    """
+    dataset = read(data, manifest.data.format)
+    if dataset.file.sha256 != manifest.data.sha256:
+        raise BadData(f"{data} is not the file of the run: SHA-256 {dataset.file.sha256}", "give the file as it was")
+    stands_on = manifest.ground.start or (manifest.ground.above.digest if manifest.ground.above else "")
+    footing = footing_on(node, NodePath.parse(manifest.path), stands_on)
+    request = FinetuneRequest(
+        data, manifest.data.format, manifest.train_plan, manifest.replay, score_rows=manifest.score_rows
+    )
+    prepared = plan_on(node, footing, dataset, request, [])
+    with node.store.read() as session:
+        row = session.get(RunRow, manifest.run_id)
+    use_threads(manifest.machine.threads)
+    with tempfile.TemporaryDirectory(dir=node.home.runs, prefix="repeat-") as folder, _failures(Path(folder)):
+        training = Training(node, footing, manifest, prepared.material, Path(folder), on_progress)
+        trained = training.trained(training.fresh_model())
+    return Repeated(trained.sha256, row.adapter if row else None, manifest.differences(prepared.manifest))

@@ -1,0 +1,181 @@
+"""Offer this node's own release of a path to its parent, as a signed update.
+
+Without more words, the signed document (path, digests, sizes, evaluation figures) and the adapter leave this machine
+and nothing else; prompts only when they were asked for, and after they were shown. The update is signed and stored,
+with its sequence number, before the first byte goes; publishing again sends the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from node.context import Node
+from node.offer import Offer, Outgoing, files_of, make_offer
+from node.transfer import TransferSet, chosen_rows, make_transfer, training_prompts
+from node.updates import keep_standing, outcome_of
+from registry.documents import Update, open_document, seal_document
+from registry.errors import BadData, LocalFailure
+from registry.paths import NodePath
+from registry.store import select
+from registry.tables import DecisionRow, SequenceRow, UpdateRow
+from sync.fetch import OnProgress, no_progress
+from sync.push import standing, submit
+from sync.transport import Refused
+
+READY: Final = "ready"  # signed and stored; the parent has not answered yet
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """What was sent, and where it stands at the parent. `new` is false when it had been signed before."""
+
+    digest: str
+    sequence: int
+    state: str
+    reason: str
+    sent: Outgoing
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Which rows are to travel."""
+
+    file: Path | None
+    prompts: int
+
+    @property
+    def key(self) -> str:
+        """A text that is the same when the same is wished for."""
+        if self.file is None:
+            return f"prompts:{self.prompts}" if self.prompts else ""
+        with self.file.open("rb") as source:
+            return f"file:{hashlib.file_digest(source, 'sha256').hexdigest()}"
+
+
+def publish(
+    node: Node,
+    path: NodePath,
+    transfer: Path | None,
+    transfer_rows: int,
+    confirm: Callable[[Outgoing], bool],
+    *,
+    now: datetime,
+    on_progress: OnProgress = no_progress,
+    anew: bool = False,
+) -> PublishResult:
+    """Offer the head of `path`, a release of our own, to the parent; where it stands there.
+
+    `transfer`: a file of rows that travel with it (a row without an answer gets the model's own); `transfer_rows`: so
+    many of the run's training prompts, with the model's own answers. `confirm` is shown what will leave and asked
+    once, before the update is signed; publishing the same again does not ask again. `anew` signs another update all
+    the same, as after a rejection for a clock that was wrong.
+
+    Raises LocalFailure when there is nothing to publish, `confirm` says no or the parent does not answer in time,
+    Refused when the parent does not listen to this node, BadData when the rows are not fit to travel. An update that
+    fails the parent's checks is a result, not an error.
+    """
+    if transfer_rows < 0 or (transfer is not None and transfer_rows):
+        raise BadData("either a transfer set or a number of training prompts travels", "leave one of them out")
+    offer = make_offer(node, path)
+    wish = _Wish(transfer, transfer_rows)
+    try:
+        about = {"release": offer.own.digest, "audience": offer.parent.key_id, "asked": wish.key}
+    except OSError as error:
+        raise BadData(f"cannot read {transfer}: {error.strerror}", "give a file of rows") from error
+    row = None if anew else _signed_before(node, offer, about, now)
+    if new := row is None:
+        row = _sign(node, offer, about, transfer=_transfer_set(node, offer, wish), confirm=confirm, now=now)
+    return _send(node, offer, row, now, on_progress, new=new)
+
+
+def _signed_before(node: Node, offer: Offer, about: dict[str, str], now: datetime) -> UpdateRow | None:
+    """The update that was signed for the same release, parent and rows, unless it expired on its way."""
+    sent = select(UpdateRow).where(UpdateRow.direction == "out", UpdateRow.path == offer.own.release.path)
+    with node.store.read() as session:
+        rows = session.scalars(sent.order_by(UpdateRow.sequence.desc())).all()
+    for row in rows:
+        taken = row.verdict is not None and row.state != "rejected"
+        if json.loads(row.detail) == about and (taken or now < _opened(node, row).expires):
+            return row
+    return None
+
+
+def _opened(node: Node, row: UpdateRow) -> Update:
+    return open_document(row.envelope, Update, [node.key.public])[0]
+
+
+def _transfer_set(node: Node, offer: Offer, wish: _Wish) -> TransferSet | None:
+    if wish.file is not None:
+        return make_transfer(node, offer.ref, chosen_rows(wish.file, node))
+    if wish.prompts:
+        return make_transfer(node, offer.ref, training_prompts(node, offer.run, wish.prompts))
+    return None
+
+
+def _sign(
+    node: Node,
+    offer: Offer,
+    about: dict[str, str],
+    *,
+    transfer: TransferSet | None,
+    confirm: Callable[[Outgoing], bool],
+    now: datetime,
+) -> UpdateRow:
+    """Show, ask, then reserve the next number, sign and store in one transaction."""
+    key_id, path, days = node.key.public.id, offer.own.release.path, node.settings.update_valid_days
+    with node.store.read() as session:
+        used = session.get(SequenceRow, (key_id, path))
+    draft = offer.update(used.highest + 1 if used else 1, transfer, now, days)
+    if not confirm(offer.outgoing(node, draft, len(seal_document(draft, node.key)))):
+        raise LocalFailure("not confirmed: nothing was signed, nothing has left this machine", f"node publish {path}")
+    with node.store.transaction() as session:
+        used = session.get(SequenceRow, (key_id, path))
+        if used is None:
+            used = SequenceRow(issuer=key_id, path=path, highest=0)
+            session.add(used)
+        used.highest += 1
+        envelope = seal_document(offer.update(used.highest, transfer, now, days), node.key)
+        row = UpdateRow(
+            digest=hashlib.sha256(envelope).hexdigest(),
+            direction="out",
+            issuer=key_id,
+            path=path,
+            sequence=used.highest,
+            state=READY,
+            envelope=envelope,
+            detail=json.dumps(about),
+            received=now,
+            changed=now,
+        )
+        body = json.dumps({**about, "path": path, "sequence": used.highest})
+        session.add_all([row, DecisionRow(at=now, kind="update.signed", subject=row.digest, body=body)])
+    return row
+
+
+def _send(
+    node: Node, offer: Offer, row: UpdateRow, now: datetime, on_progress: OnProgress, *, new: bool
+) -> PublishResult:
+    update, peer = _opened(node, row), node.peer(offer.parent.url)
+    try:
+        where = submit(peer, row.envelope, files_of(update), node.blobs, on_progress)
+    except Refused as refusal:
+        if not refusal.code.startswith("check_"):
+            raise
+        where = standing(peer, row.digest)
+    kept = keep_standing(node, row.digest, where, offer.parent, now)
+    verdict = outcome_of(kept, offer.parent)
+    return PublishResult(
+        digest=row.digest,
+        sequence=row.sequence,
+        state=kept.state,
+        reason=verdict.reason if verdict else "",
+        sent=offer.outgoing(node, update, len(row.envelope)),
+        new=new,
+    )

@@ -1,0 +1,227 @@
+"""The child's round: follow the parent, and decide for every own release what the parent's new release means to it.
+
+The ways and their measurement are `sync.rebase`'s; here the rows are found, the outcome is signed and stored. Staying
+is written down too, so that the same release is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from node.context import Node
+from node.importing import link_of
+from node.models import composer
+from node.pull import pull
+from node.run_lock import run_lock
+from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
+from registry.documents import Adapter, Evaluation, File, Release, seal_document
+from registry.errors import BanyanError
+from registry.paths import NodePath, Ref
+from registry.rows import Row, read_rows, split_of
+from registry.store import select
+from registry.tables import DecisionRow, HeadRow, ReleaseRow, RunRow
+from sync.chain import Link, release_row
+from sync.delta import WEIGHTS_FILE, write_adapter
+from sync.rebase import Option, Rebase, choose
+from sync.train import StepReport, TrainPlan
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS_BYTES: Final = 256 << 20
+MAX_JUDGED_ROWS: Final = 500
+DECISION: Final = "release.rebase"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """What came of one rebase: the way taken, the release that is now served, and what every way measured."""
+
+    path: str
+    above: int
+    way: str
+    version: int
+    options: list[dict[str, object]]
+
+
+def follow(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
+    """Pull what the parent has, then rebase every own release whose pinned release has a successor."""
+    pull(node, None, now)
+    return rebase_all(node, now, on_step)
+
+
+def child_round(node: Node, now: datetime) -> None:
+    """Everything a child has to do now; what fails is logged and tried again in the next round."""
+    try:
+        for done in follow(node, now):
+            log.info("%s: %s over the parent's v%d, now v%d", done.path, done.way, done.above, done.version)
+    except BanyanError as error:
+        log.warning("following the parent: %s (%s)", error.message, error.hint)
+
+
+def rebase_all(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
+    """Rebase every own release below a newer one. Raises LocalFailure when a run is at work on a path."""
+    done = []
+    for own, above in _outdated(node):
+        with run_lock(node.home, NodePath.parse(own.release.path)):
+            done.append(_rebase(node, own, above, now, on_step))
+    return done
+
+
+def _outdated(node: Node) -> list[tuple[Link, Link]]:
+    """Own heads with the newer release of the place that they are pinned to, unless that was decided on before."""
+    making = composer(node)
+    with node.store.read() as session:
+        heads = {row.path: row.release for row in session.scalars(select(HeadRow))}
+        own = list(session.scalars(select(ReleaseRow).where(ReleaseRow.own, ReleaseRow.digest.in_(heads.values()))))
+        decided = {
+            (row.subject, json.loads(row.body)["above"])
+            for row in session.scalars(select(DecisionRow).where(DecisionRow.kind == DECISION))
+        }
+    found = []
+    for row in own:
+        link = making.chain(row.digest)[-1]
+        pin = link.release.above
+        newest = heads.get(pin.path) if pin else None
+        if pin is None or newest is None or newest == pin.digest or (row.digest, newest) in decided:
+            continue
+        above = making.chain(newest)[-1]
+        if above.signer.id != node.key.public.id and above.release.version > pin.version:
+            found.append((link, above))
+    return found
+
+
+def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable[[StepReport], None]) -> Rebased:
+    making = composer(node)
+    train, test = _own_rows(node, own.release.path)
+    anchors = _anchors(node, above.release)
+    shape = own.release.adapter.shape if own.release.adapter else None
+    plan = TrainPlan(epochs=node.settings.rebase_epochs, learning_rate=node.settings.consolidate_learning_rate)
+    if shape:
+        targets = tuple(dict.fromkeys((*plan.targets, *shape.targets)))
+        plan = replace(plan, rank=shape.rank, alpha=float(shape.rank), targets=targets)
+    rebase = Rebase(
+        composer=making,
+        own=own,
+        old_above=making.chain(own.digest)[:-1],
+        new_above=making.chain(above.digest),
+        own_train=train,
+        own_test=test[:MAX_JUDGED_ROWS],
+        parent_anchors=[row for row in anchors if split_of(row) == "train"],
+        parent_test=[row for row in anchors if split_of(row) != "train"][:MAX_JUDGED_ROWS],
+        rank_budget=node.settings.rank_budget,
+        plan=plan,
+        work=node.home.runs / f"rebase-{own.digest[:8]}-{above.digest[:8]}",
+        on_step=on_step,
+    )
+    options = rebase.options()
+    chosen = choose(options)
+    version = _store(node, rebase, options, chosen, now)
+    shutil.rmtree(rebase.work, ignore_errors=True)
+    return Rebased(own.release.path, above.release.version, chosen.way, version, [_shown(one) for one in options])
+
+
+def _own_rows(node: Node, path: str) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows of the last run at a path, as its folder keeps them."""
+    with node.store.read() as session:
+        runs = select(RunRow).where(RunRow.path == path, RunRow.kind == "finetune", RunRow.state == "done")
+        run = session.scalars(runs.order_by(RunRow.changed.desc())).first()
+    if run is None:
+        return [], []
+    folder = node.home.runs / run.id
+    train, test = (
+        read_rows(folder / name, MAX_ROWS_BYTES) if (folder / name).exists() else []
+        for name in ("train.jsonl", "test.jsonl")
+    )
+    return train, test
+
+
+def _anchors(node: Node, release: Release) -> list[Row]:
+    if release.anchors is None:
+        return []
+    return read_rows(node.blobs.open_verified(release.anchors.sha256), MAX_ROWS_BYTES)
+
+
+def _shown(option: Option) -> dict[str, object]:
+    return {key: value for key, value in asdict(option).items() if key != "delta"}
+
+
+def _store(node: Node, rebase: Rebase, options: list[Option], chosen: Option, now: datetime) -> int:
+    """Sign the outcome and serve it, or note that the node stays; in one transaction with the decision."""
+    above = rebase.new_above[-1]
+    body = json.dumps(
+        {"above": above.digest, "way": chosen.way, "options": [_shown(one) for one in options]}, allow_nan=False
+    )
+    with node.store.transaction() as session:
+        session.add(DecisionRow(at=now, kind=DECISION, subject=rebase.own.digest, body=body))
+        if chosen.way == "stay":
+            return rebase.own.release.version
+        release = _new_release(node, rebase, chosen, now)
+        link = link_of(release, seal_document(release, node.key), node)
+        session.add(release_row(link, own=True))
+        session.flush()
+        session.merge(HeadRow(path=release.path, release=link.digest, changed=now))
+    return release.version
+
+
+def _new_release(node: Node, rebase: Rebase, chosen: Option, now: datetime) -> Release:
+    old, above = rebase.own.release, rebase.new_above[-1]
+    evaluations = tuple(
+        Evaluation(dataset=dataset, split="test", rows=rows, metrics={"exact_match": share}, path=old.path)
+        for dataset, rows, share in (
+            ("own", len(rebase.own_test), chosen.own_rows),
+            ("anchors", len(rebase.parent_test), chosen.parent_rows),
+        )
+        if rows
+    )
+    card = _card(node, rebase, chosen, evaluations).encode()
+    return Release(
+        path=old.path,
+        version=old.version + 1,
+        base=above.release.base,
+        base_name=above.release.base_name,
+        adapter=_adapter(node, rebase, chosen),
+        above=above.pin,
+        previous=rebase.own.digest,
+        anchors=above.release.anchors,
+        card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+        evaluations=evaluations,
+        contributions=(),
+        recompression_error=chosen.recompression_error or None,
+        created=now,
+        expires=now + timedelta(days=node.settings.release_valid_days),
+    )
+
+
+def _adapter(node: Node, rebase: Rebase, chosen: Option) -> Adapter | None:
+    """The adapter that goes with the chosen way, stored: the old one where it is adopted as it is."""
+    if chosen.delta is None or chosen.way == "adopt":
+        return rebase.own.release.adapter
+    file = rebase.work / WEIGHTS_FILE
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shape = write_adapter(chosen.delta, file)
+    stored = File(name=WEIGHTS_FILE, size=file.stat().st_size, sha256=node.blobs.put_file(file))
+    return Adapter(file=stored, shape=shape)
+
+
+def _card(node: Node, rebase: Rebase, chosen: Option, evaluations: tuple[Evaluation, ...]) -> str:
+    old, above = rebase.own.release, rebase.new_above[-1].release
+    known = parse_card(node.blobs.read(old.card.sha256, MAX_CARD_BYTES).decode())
+    version = old.version + 1
+    facts = CardFacts(
+        ref=Ref(NodePath.parse(old.path), version),
+        title=old.path,
+        languages=known.languages,
+        licence=known.licence or "Apache-2.0",
+        base_model=old.base_name,
+        relation="adapter",
+        library="peft",
+        evaluations=evaluations,
+        summary=f"Version {version} of {old.path}, rebased on {above.path}@v{above.version}: {chosen.way}.",
+    )
+    return render_card(facts)

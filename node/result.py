@@ -1,0 +1,202 @@
+"""What a fine-tune came to, as the node remembers it: a signed release, the head of its path, the record of the run."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from node.bases import read_manifest
+from node.context import Node
+from node.footing import Footing
+from node.importing import link_of
+from node.manifest import RunManifest
+from node.measure import Measured, as_evaluations
+from node.training import Scored
+from registry.cards import CardFacts, render_card
+from registry.documents import Adapter, Evaluation, File, Release, ReleasePin, seal_document
+from registry.paths import NodePath, Ref
+from registry.store import Session, func, select
+from registry.tables import EvaluationRow, HeadRow, ReleaseRow, RunRow, RunState
+from sync.chain import release_row
+from sync.delta import WEIGHTS_FILE
+
+
+class Outcome(BaseModel):
+    """The end of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    release: ReleasePin
+    adapter: str
+    adapter_bytes: int
+    steps: int
+    best_epoch: int
+    seconds: float
+    before: Measured
+    after: Measured
+
+    @property
+    def gain_points(self) -> float | None:
+        """Points of exact match won on own held-out rows."""
+        return _points(self.before.own, self.after.own)
+
+    @property
+    def forgotten_points(self) -> float | None:
+        """Points of exact match lost on the old knowledge."""
+        won = _points(self.before.anchors, self.after.anchors)
+        return None if won is None else -won
+
+
+def _points(before: object, after: object) -> float | None:
+    first, second = getattr(before, "exact_match", None), getattr(after, "exact_match", None)
+    return None if first is None or second is None else round(100 * (second - first), 6)
+
+
+def finished_run(node: Node, footing: Footing, manifest: RunManifest) -> tuple[RunManifest, Outcome] | None:
+    """The finished run of the same request, if what it made is the head now: then there is nothing to do again.
+
+    A run stands on the head that it found; its release is the head afterwards, so the same request would stand on
+    that. It is the same when it differs in nothing but the ground.
+    """
+    if footing.start is None:
+        return None
+    finished = select(RunRow).where(RunRow.path == manifest.path, RunRow.kind == "finetune", RunRow.state == "done")
+    with node.store.read() as session:
+        rows = list(session.scalars(finished.order_by(RunRow.changed.desc())))
+    for row in rows:
+        try:
+            outcome = Outcome.model_validate_json(row.detail)
+        except ValidationError:
+            continue
+        if outcome.release.digest == footing.start.digest and row.manifest and node.blobs.has(row.manifest):
+            earlier = RunManifest.from_bytes(node.blobs.read(row.manifest, 1 << 20))
+            if manifest.model_copy(update={"ground": earlier.ground}) == earlier:
+                return earlier, outcome
+    return None
+
+
+def note_run(node: Node, manifest: RunManifest, state: RunState, detail: dict[str, object], now: datetime) -> None:
+    """Write down where a run is."""
+    with node.store.transaction() as session:
+        _keep_run(session, manifest, state, json.dumps(detail), adapter=None, now=now)
+
+
+def _keep_run(
+    session: Session, manifest: RunManifest, state: RunState, detail: str, *, adapter: str | None, now: datetime
+) -> None:
+    row = session.get(RunRow, manifest.run_id)
+    if row is None:
+        row = RunRow(
+            id=manifest.run_id, kind=manifest.kind, path=manifest.path, state="running", created=now, changed=now
+        )
+        session.add(row)
+    row.state = state
+    row.manifest, row.adapter, row.detail, row.changed = manifest.digest, adapter, detail, now
+
+
+def store_result(
+    node: Node, footing: Footing, manifest: RunManifest, scored: Scored, *, seconds: float, now: datetime
+) -> Outcome:
+    """Store the adapter, then in one transaction the signed release, the head, the figures and the end of the run."""
+    trained = scored.adapter
+    file = File(name=WEIGHTS_FILE, size=trained.file.stat().st_size, sha256=node.blobs.put_file(trained.file))
+    evaluations = as_evaluations(scored.before, scored.after, manifest.path)
+    with node.store.transaction() as session:
+        ref, previous = _next_version(session, node, footing.path)
+        card = render_card(_card_facts(node, footing, manifest, ref, evaluations)).encode()
+        release = Release(
+            path=manifest.path,
+            version=ref.version or 1,
+            base=manifest.ground.base,
+            base_name=footing.last.release.base_name,
+            adapter=Adapter(file=file, shape=trained.shape),
+            above=footing.above,
+            previous=previous,
+            anchors=footing.anchors,
+            card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+            evaluations=evaluations,
+            contributions=(),
+            recompression_error=None,
+            created=now,
+            expires=now + timedelta(days=node.settings.release_valid_days),
+        )
+        link = link_of(release, seal_document(release, node.key), node)
+        outcome = _outcome(link.pin, file, scored, seconds)
+        session.add(release_row(link, own=True))
+        session.flush()  # the head refers to it
+        session.merge(HeadRow(path=manifest.path, release=link.digest, changed=now))
+        session.add_all(_evidence(manifest, footing.last.digest, scored.before, now))
+        session.add_all(_evidence(manifest, link.digest, scored.after, now))
+        _keep_run(session, manifest, "done", outcome.model_dump_json(), adapter=file.sha256, now=now)
+    return outcome
+
+
+def _outcome(release: ReleasePin, file: File, scored: Scored, seconds: float) -> Outcome:
+    return Outcome(
+        release=release,
+        adapter=file.sha256,
+        adapter_bytes=file.size,
+        steps=scored.adapter.steps,
+        best_epoch=scored.adapter.best_epoch,
+        seconds=seconds,
+        before=scored.before,
+        after=scored.after,
+    )
+
+
+def _next_version(session: Session, node: Node, path: NodePath) -> tuple[Ref, str | None]:
+    """The new release's name, and the one before it that this node signed."""
+    highest = session.scalar(select(func.max(ReleaseRow.version)).where(ReleaseRow.path == str(path))) or 0
+    own = select(ReleaseRow).where(ReleaseRow.path == str(path), ReleaseRow.signer == node.key.public.id)
+    previous = session.scalars(own.order_by(ReleaseRow.version.desc())).first()
+    return Ref(path, highest + 1), previous.digest if previous else None
+
+
+def _card_facts(
+    node: Node, footing: Footing, manifest: RunManifest, ref: Ref, evaluations: tuple[Evaluation, ...]
+) -> CardFacts:
+    """What the card says; of the data no more than how many rows there were."""
+    plan = manifest.train_plan
+    last = footing.last.release
+    above = NodePath.parse(footing.above.path) if footing.above else None
+    stands_on = f"{last.path}@v{last.version}"
+    rehearsed = (
+        f"{manifest.replay_rows} rows of old knowledge rehearsed beside them" if manifest.replay_rows else "no replay"
+    )
+    return CardFacts(
+        ref=ref,
+        title=str(ref),
+        languages=ref.path.parts[:1],
+        licence=read_manifest(node.blobs, manifest.ground.base).licence,
+        base_model=above.hub_id if above else last.base_name,
+        relation="adapter",
+        library="peft",
+        evaluations=evaluations,
+        summary=f"Fine-tuned from `{stands_on}` on rows of its owner, which stay where they are.",
+        training=(
+            f"LoRA of rank {plan.rank} on {', '.join(plan.targets)}; {manifest.data.rows['train']} own training rows, "
+            f"{rehearsed}; at most {plan.epochs} epochs, learning rate {plan.learning_rate:g}, seed {plan.seed}."
+        ),
+        limits="Nobody but its owner has evaluated it; figures are from held-out rows of the same source.",
+    )
+
+
+def _evidence(manifest: RunManifest, release: str, measured: Measured, now: datetime) -> list[EvaluationRow]:
+    """The figures of one release as rows of this node's evidence."""
+    sets = ((manifest.data.sha256, measured.own), (manifest.ground.anchors, measured.anchors))
+    return [
+        EvaluationRow(
+            release=release,
+            path=manifest.path,
+            dataset=digest,
+            metrics=json.dumps(figures.metrics()),
+            rows=figures.rows,
+            seconds=figures.seconds,
+            machine=str(manifest.machine),
+            created=now,
+        )
+        for digest, figures in sets
+        if digest and figures
+    ]

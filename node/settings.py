@@ -1,0 +1,259 @@
+"""The settings of a node: flags, then environment `BANYAN_*`, then `config.toml` in its home, then defaults.
+
+Every key is flat, has its unit in its name and a description; a key that nobody knows is an error. Finding out what
+the settings mean for a place in the tree is left to the modules that use them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import TomlConfigSettingsSource
+
+from node.config_file import edit_config, read_config
+from registry.errors import BadData, BanyanError
+from registry.fields import Name
+from registry.home import Home
+from registry.paths import NodePath
+
+ENVIRONMENT_PREFIX = "BANYAN_"
+MAX_PORT = 65_535
+# In the environment, but no settings: the key's passphrase (secret), and what the test suite is told.
+PASSPHRASE_VARIABLE = "BANYAN_PASSPHRASE"  # noqa: S105 - the name of it
+TEST_PREFIX = "BANYAN_TEST_"
+
+
+def default_home() -> Path:
+    """The folder that the operating system keeps for a program's data."""
+    return Path(platformdirs.user_data_dir("banyan", appauthor=False))
+
+
+def _split_commas(value: object) -> object:
+    """`a,b` from the environment or a flag, a list from the file."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _node_path(text: str) -> str:
+    try:
+        return str(NodePath.parse(text))
+    except BanyanError as error:
+        raise ValueError(error.message) from None
+
+
+def _absolute(folder: Path) -> Path:
+    return folder.expanduser().absolute()
+
+
+def _named(folder: object) -> object:
+    """Path("") is the working directory: nobody means that by an empty setting."""
+    if folder == "":
+        raise ValueError("the name of the folder is empty")
+    return folder
+
+
+def _web_address(url: str) -> str:
+    """An http(s) URL without trailing slash, or nothing."""
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or 0 < parts.port <= MAX_PORT
+    except ValueError as error:
+        raise ValueError(f"not a web address: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ValueError("a web address begins with http:// or https:// and names a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a node's address has no user, password, query or fragment")
+    return url.rstrip("/")
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+PathText = Annotated[str, AfterValidator(_node_path)]
+
+
+class Settings(BaseSettings):
+    """All settings of one node. Made by `load_settings`, never changed afterwards."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=False
+    )
+
+    home: Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)] = Field(
+        default_factory=default_home, description="Folder of this node: key, database, models, runs"
+    )
+    name: Annotated[Name, StringConstraints(max_length=80)] = Field("banyan", description="What people call this node")
+    paths: Annotated[tuple[PathText, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (), max_length=64, description="Places in the tree that this node is responsible for, separated by commas"
+    )
+    database_url: str = Field("", description="PostgreSQL URL; empty for SQLite in the home folder")
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the daemon listens on")
+    port: int = Field(8420, ge=0, le=MAX_PORT, description="Port that the daemon listens on; 0 for a free one")
+    public_url: WebAddress = Field("", description="Address at which others reach this node; empty for none")
+    parent_url: WebAddress = Field("", description="Address of the parent node; empty for none")
+    parent_key: str = Field(
+        "", pattern=r"^([0-9a-f]{64})?$", description="Public key (hex) of the parent; pinned when first enrolled"
+    )
+    follow_parent: bool = Field(True, description="Whether the daemon pulls the parent's releases and rebases its own")
+    poll_interval_s: float = Field(30.0, gt=0, le=86_400, description="Time between two looks at the parent")
+    request_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Longest wait for a peer to answer a request")
+    transfer_timeout_s: float = Field(3_600.0, gt=0, le=86_400, description="Longest time for one file to travel")
+    clock_skew_s: float = Field(300.0, ge=0, le=86_400, description="How far a peer's clock may differ from ours")
+    max_update_bytes: int = Field(64 << 20, gt=0, description="Largest update accepted, all its files together")
+    max_blob_bytes: int = Field(64 << 30, gt=0, description="Largest single file pulled from the parent")
+    max_adapter_rank: int = Field(64, ge=1, le=256, description="Highest LoRA rank accepted in an update")
+    max_transfer_rows: int = Field(5_000, ge=0, description="Most prompts accepted with one update")
+    max_pending_updates: int = Field(64, ge=1, description="Most updates kept waiting for checks at a time")
+    share_own: bool = Field(
+        False, description="Let others fetch what was fine-tuned here although nobody is enrolled below it"
+    )
+    threads: int = Field(0, ge=0, le=1_024, description="CPU threads for models; 0 for all cores")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Arithmetic of models; auto takes bf16 where the CPU has it"
+    )
+    policy_every: int = Field(2, ge=1, le=1_000, description="Accepted updates that start a new release")
+    policy_max_wait_s: float = Field(
+        86_400.0, ge=0, description="Longest time that an accepted update waits for others before a release"
+    )
+    rank_budget: int = Field(64, ge=1, le=256, description="Rank to which a release's own adapter is recompressed")
+    anchor_rows: int = Field(4_000, ge=0, le=100_000, description="Rows of old knowledge that a release carries")
+    size_max_z: float = Field(6.0, gt=0, description="Robust z-score of an adapter's norms above which it is refused")
+    behaviour_max_loss_points: float = Field(
+        5.0, ge=0, le=100, description="Points that the validation rows may lose when one update is merged"
+    )
+    gate_max_loss_points: float = Field(
+        1.0, ge=0, le=100, description="Points beyond the sampling error that a release may lose on validation rows"
+    )
+    gate_min_gain_kept: float = Field(
+        0.9, ge=0, le=1, description="Share of each child's claimed gain that a release must keep"
+    )
+    consolidate_epochs: int = Field(4, ge=0, le=100, description="Passes of consolidation after a merge; 0 for none")
+    consolidate_learning_rate: float = Field(3e-3, gt=0, le=1, description="Peak learning rate of consolidation")
+    rebase_epochs: int = Field(
+        2, ge=0, le=100, description="Passes of training when a release of the parent is adopted"
+    )
+    release_valid_days: int = Field(365, ge=1, le=3_650, description="Days until a release expires")
+    update_valid_days: int = Field(30, ge=1, le=365, description="Days until an update expires")
+    enrolment_valid_days: int = Field(365, ge=1, le=3_650, description="Days until an enrolment expires")
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file of the home that the first two name."""
+        home = {**env_settings(), **init_settings()}.get("home", default_home())
+        file = Home(_absolute(Path(home))).config
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    def origin(self, key: str) -> str:
+        """Where the value of a key came from: `flag`, `environment BANYAN_X`, `file /…/config.toml` or `default`."""
+        return self._origins.get(key, "default")
+
+    @property
+    def place(self) -> Home:
+        """The home folder with its named places."""
+        return Home(self.home)
+
+
+def nearest(key: str) -> str:
+    """The end of a sentence that names the known key most like this one."""
+    close = difflib.get_close_matches(key.lower(), Settings.model_fields, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "see: node config show"
+
+
+def known(key: str) -> str:
+    """The key itself; raises BadData with the nearest known key where nobody knows it."""
+    _refuse_unknown({key: key})
+    return key
+
+
+def find_home(flags: Mapping[str, Any]) -> Path:
+    """The home folder that flags, environment or default name, whatever its file says."""
+    return _absolute(Path(flags.get("home") or os.environ.get(f"{ENVIRONMENT_PREFIX}HOME") or default_home()))
+
+
+def _refuse_unknown(keys: Mapping[str, str]) -> None:
+    """Raise BadData on the first key (as written -> as a setting) that is not a setting."""
+    for written, key in keys.items():
+        if key not in Settings.model_fields:
+            raise BadData(f"unknown setting: {written}", nearest(key))
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in force. `flags` are what the command line said; those that are None are taken as not said.
+
+    Raises BadData naming the key, its origin and the reason when a key is unknown or a value does not fit.
+    """
+    said = {key: value for key, value in (flags or {}).items() if value is not None}
+    environment = {
+        name: name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        for name in os.environ
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+        and name != PASSPHRASE_VARIABLE
+        and not name.startswith(TEST_PREFIX)
+    }
+    _refuse_unknown({f"--set {key}": key for key in said})
+    _refuse_unknown(environment)
+    file = Home(find_home(said)).config
+    stored = read_config(file)
+    _refuse_unknown({f"{key} in {file}": key for key in stored})
+    if "home" in stored:
+        raise BadData(f"home is set in {file}, which lies in the home itself", "use --home or BANYAN_HOME")
+    origins = dict.fromkeys(stored, f"file {file}")
+    origins |= {key: f"environment {name}" for name, key in environment.items()}
+    origins |= dict.fromkeys(said, "flag")
+    try:
+        settings = Settings(**said)
+    except ValidationError as error:
+        raise _as_bad_data(error, origins) from error
+    settings._origins.update(origins)  # noqa: SLF001 - our own class; pydantic keeps private fields out of __init__
+    return settings
+
+
+def _as_bad_data(error: ValidationError, origins: Mapping[str, str]) -> BadData:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else "settings"
+    reason = first["msg"].removeprefix("Value error, ")
+    return BadData(
+        f"{key} = {first['input']!r} ({origins.get(key, 'default')}) does not fit: {reason}",
+        f"node config set {key} VALUE" if origins.get(key, "").startswith("file") else "see: node config show",
+    )
+
+
+def shown_value(key: str, value: Any) -> Any:
+    """A value as it may be shown: plain JSON, the password of a database URL left out."""
+    if key == "database_url" and value:
+        parts = urlsplit(value)
+        return value.replace(f":{parts.password}@", ":***@") if parts.password else value
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def store_settings(home: Path, changes: Mapping[str, Any]) -> None:
+    """Write keys into the home's settings file; None removes a key, known or not.
+
+    Comments and order of the file stay. A value that does not fit raises BadData and changes nothing.
+    """
+    if "home" in changes:
+        raise BadData("home cannot be set in the file that lies in it", "use --home or BANYAN_HOME")
+    file = Home(_absolute(home)).config
+    given = {key: value for key, value in changes.items() if value is not None}
+    checked = load_settings({**given, "home": home}).model_dump(mode="json") if given else {}
+    edit_config(file, {key: checked[key] if key in given else None for key in changes})

@@ -1,0 +1,92 @@
+"""Transfer sets: prompts that their owner lets travel, each with an answer, as a file for one update.
+
+Nothing is chosen here without being asked for. Showing the rows before they go, and sending them, is left to
+`publish`.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from node.context import Node
+from registry.documents import File
+from registry.errors import BadData, LocalFailure
+from registry.paths import Ref
+from registry.rows import Row, read_rows, write_rows
+from registry.tables import RunRow
+
+TRANSFER_NAME: Final = "transfer.jsonl"
+TRAINING_ROWS: Final = "train.jsonl"  # in the folder of a fine-tuning run: the rows that it trained on
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSet:
+    """The file as it will travel, and its rows."""
+
+    file: File
+    rows: tuple[Row, ...]
+
+
+def chosen_rows(file: Path, node: Node) -> list[Row]:
+    """The rows of a file that the owner wrote. Raises BadData when it is not such a file or has too many rows."""
+    rows = read_rows(file, node.settings.max_update_bytes)
+    if not rows:
+        raise BadData(f"{file} has no rows", "each line is a JSON object with input and output")
+    return _bounded(rows, node, str(file))
+
+
+def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
+    """`count` prompts of a run's training rows, without their answers; the same ones every time.
+
+    Raises LocalFailure when the rows are no longer here, BadData when there are fewer.
+    """
+    file = node.home.runs / run.id / TRAINING_ROWS
+    if not file.is_file():
+        raise LocalFailure(f"the training rows of run {run.id} are not here: {file}", "use --transfer-set FILE")
+    rows = list({(row.input, row.task, row.history): row for row in read_rows(file, 1 << 32)}.values())
+    if count > len(rows):
+        raise BadData(f"{count} prompts were asked for, the run had {len(rows)}", f"--transfer-rows {len(rows)}")
+    picked = random.Random(run.id).sample(rows, count)  # noqa: S311 - a choice that can be repeated, no secret
+    return _bounded([replace(row, output="", group="") for row in picked], node, "the choice")
+
+
+def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
+    """Give each row that has no answer the answer of this node's own model of `ref`, and store the file.
+
+    Rows that the model has no answer for stay behind.
+    """
+    answered = [row for row in _answered(node, ref, rows) if row.output]
+    if not answered:
+        raise BadData("none of the chosen prompts has an answer", "choose other prompts")
+    with tempfile.TemporaryDirectory(dir=node.home.partial) as folder:
+        file = Path(folder, TRANSFER_NAME)
+        write_rows(answered, file)
+        size = file.stat().st_size
+        stored = File(name=TRANSFER_NAME, size=size, sha256=node.blobs.put_file(file))
+    return TransferSet(stored, tuple(answered))
+
+
+def _answered(node: Node, ref: Ref, rows: Sequence[Row]) -> list[Row]:
+    open_rows = [row for row in rows if not row.output]
+    if not open_rows:
+        return list(rows)
+    from node.models import load
+    from sync.answers import answer
+    from sync.prompt import conversation, prompt_text
+
+    _, loaded = load(node, ref)
+    prompts = [prompt_text(loaded.tokenizer, conversation(row, str(ref.path))) for row in open_rows]
+    answers = iter(answer(loaded, prompts))
+    return [row if row.output else replace(row, output=next(answers)) for row in rows]
+
+
+def _bounded(rows: list[Row], node: Node, what: str) -> list[Row]:
+    most = node.settings.max_transfer_rows
+    if len(rows) > most:
+        raise BadData(f"{what} has {len(rows)} rows, at most {most} may travel", "choose fewer")
+    return rows

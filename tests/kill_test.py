@@ -1,0 +1,148 @@
+"""Kill work at random moments and see whether the same command then finishes with the same result.
+
+    python -m tests.kill_test clone finetune publish inbox --times 50 --seed 1
+
+What each kind of work is stands in `tests.killed_work`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.cli.group import QUIET_LIBRARIES
+from node.context import Node, opened_node
+from node.settings import load_settings
+from registry.errors import BanyanError
+from registry.paths import NodePath, Ref
+from tests.killed_work import CARDS, LONGEST_S, NUMBERS, WORKS, Work
+from tests.world import utc_now
+
+ALLOWANCE = 1.05  # kills also fall a little after the usual end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What went wrong, in words; how many kills came before the end, and how long the work usually takes."""
+
+    problems: list[str]
+    killed: int
+    usual_s: float
+
+
+def kill_often(work: Work, times: int, seed: int) -> Outcome:
+    """Kill the work `times` times, each at a random moment."""
+    work.fresh()
+    process, began = work.begin(), time.monotonic()
+    process.wait(LONGEST_S)
+    usual_s = time.monotonic() - began
+    work.finish()
+    expected = work.result()
+    found = work.problems()
+    moments, killed = random.Random(seed), 0
+    for number in range(times):
+        work.fresh()
+        process = work.begin()
+        moment_s = moments.uniform(0, usual_s * ALLOWANCE)
+        try:
+            process.wait(moment_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        where = f"kill {number + 1}, {moment_s:.3f} s of {usual_s:.3f} s"
+        found += [f"{where}: {problem}" for problem in work.problems()]
+        work.finish()
+        found += [f"{where}, after it was finished: {problem}" for problem in work.problems()]
+        if work.result() != expected:
+            found.append(f"{where}: the result is another one")
+    return Outcome(found, killed, usual_s)
+
+
+def kill_test(name: str, folder: Path, times: int, seed: int) -> Outcome:
+    """Kill one kind of work."""
+    work = WORKS[name](folder)
+    try:
+        return kill_often(work, times, seed)
+    finally:
+        work.stop()
+
+
+def act(what: str, folder: Path) -> None:
+    """What the killed process does; it says when it begins, so that kills fall into the work and not into imports."""
+    home, do = ACTS[what](folder)
+    with opened_node(load_settings({"home": home})) as node:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        do(node)
+
+
+def _clone(folder: Path) -> tuple[Path, Callable[[Node], object]]:
+    import sync.delta  # noqa: F401  what a clone imports on its way
+    from node.clone import clone
+
+    return folder / "child", lambda node: clone(node, Ref.parse("en/finance"), folder / "out", now=utc_now())
+
+
+def _finetune(folder: Path) -> tuple[Path, Callable[[Node], object]]:
+    from transformers import LlamaForCausalLM  # noqa: F401  the same
+
+    from node.finetune import FinetuneRequest, finetune
+    from sync.train import TrainPlan
+
+    plan = TrainPlan(rank=4, alpha=4.0, epochs=3, batch_tokens=512, learning_rate=1e-2, checkpoint_every_s=0.0)
+    request = FinetuneRequest(folder / "rows.jsonl", plan=plan, score_rows=8)
+    return folder / "home", lambda node: finetune(node, NodePath.parse(NUMBERS), request)
+
+
+def _publish(folder: Path) -> tuple[Path, Callable[[Node], object]]:
+    from node.publish import publish
+
+    return folder / "child", lambda node: publish(
+        node, NodePath.parse(CARDS), None, 0, lambda outgoing: True, now=utc_now()
+    )
+
+
+ACTS = {"clone": _clone, "finetune": _finetune, "publish": _publish}  # what `inbox` kills works for a publish
+
+
+def main() -> int:
+    """Run the kinds that were named; the exit code is 0 when nothing went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="*", choices=[*WORKS, []], help="which work; all when none is named")
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--do", choices=ACTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    for name, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    if given.do:
+        try:
+            act(given.do, given.folder)
+        except BanyanError as error:
+            sys.stderr.write(f"{error.message}\n")
+            return 4
+        return 0
+    problems = 0
+    for name in given.work or WORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = kill_test(name, Path(folder), given.times, given.seed)
+        summary = (
+            f"{name}: {outcome.killed} kills within {outcome.usual_s:.2f} s of work, {len(outcome.problems)} problems"
+        )
+        sys.stdout.write("\n".join([*outcome.problems, summary]) + "\n")
+        sys.stdout.flush()
+        problems += len(outcome.problems)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

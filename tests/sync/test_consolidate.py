@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from registry.rows import Row
+from sync.consolidate import OWN_PATH_SHARE, Lesson, consolidate, lessons_as_examples, merge
+from sync.delta import Delta, Factor, total_norm
+from sync.model import add, load_model
+from sync.score import evaluate_rows
+from sync.train import StepReport
+from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share
+
+
+def whole(seed: int, rank: int, name: str = "m") -> Delta:
+    rng = torch.Generator().manual_seed(seed)
+    a, b = (torch.randint(-8, 9, size, generator=rng).float() for size in ((rank, 12), (10, rank)))
+    return {name: Factor(a, b)}
+
+
+def test_a_merge_is_the_own_adapter_and_the_mean_of_the_increments() -> None:
+    own, first, second = whole(1, 2), whole(2, 3), whole(3, 1)
+    merged = merge(own, [first, second], 6)
+    expected = own["m"].product() + 0.5 * first["m"].product() + 0.5 * second["m"].product()
+    assert torch.equal(merged.delta["m"].product(), expected)
+    assert (merged.delta["m"].rank, merged.error) == (6, 0.0)
+
+
+def test_a_first_merge_has_nothing_of_its_own() -> None:
+    merged = merge(None, [whole(2, 3), whole(3, 1, "n")], 8)
+    assert torch.equal(merged.delta["m"].product(), 0.5 * whole(2, 3)["m"].product())
+    assert torch.equal(merged.delta["n"].product(), 0.5 * whole(3, 1, "n")["n"].product())
+
+
+def test_a_merge_keeps_to_the_rank_budget_and_tells_what_that_cost() -> None:
+    parts = [whole(seed, 4) for seed in range(3)]
+    exact, small = merge(parts[0], parts[1:], 12), merge(parts[0], parts[1:], 3)
+    assert (exact.delta["m"].rank, small.delta["m"].rank) == (12, 3)
+    difference = exact.delta["m"].product() - small.delta["m"].product()
+    assert small.error == pytest.approx(float(difference.norm()) / total_norm(exact.delta), rel=1e-4)
+    assert 0.1 < small.error < 1
+
+
+LESSONS = [Lesson("en/a", rows(SHAPES, range(100))), Lesson("en/b", rows(TOOLS, range(100)))]
+
+
+def test_every_prompt_is_asked_once() -> None:
+    known = rows(KNOWN, range(10))
+    examples = lessons_as_examples(LESSONS, known, "en", ["en/c"], 1)
+    asked = Counter(example.row for example in examples)
+    assert asked == Counter([*LESSONS[0].rows, *LESSONS[1].rows, *known])
+
+
+def test_prompts_are_asked_as_the_path_or_as_a_role_below_it() -> None:
+    examples = lessons_as_examples(LESSONS, [], "en", ["en/c"], 1)
+    by_teacher = [Counter(e.path for e in examples if e.row in set(lesson.rows)) for lesson in LESSONS]
+    assert [set(paths) for paths in by_teacher] == [{"en", "en/a", "en/c"}, {"en", "en/b", "en/c"}]
+    own = sum(paths["en"] for paths in by_teacher) / len(examples)
+    assert own == pytest.approx(OWN_PATH_SHARE, abs=0.08)
+
+
+def test_without_roles_below_only_the_path_is_asked() -> None:
+    assert {example.path for example in lessons_as_examples(LESSONS, [Row("a", "b")], "en", [], 1)} == {"en"}
+
+
+def test_the_seed_decides_who_is_asked() -> None:
+    first, again, other = (lessons_as_examples(LESSONS, [], "en", ["en/c"], seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_consolidation_brings_back_what_the_merge_lost(
+    toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path
+) -> None:
+    loaded = load_model(toy_base, [], "fp32")
+    taught = {"en/shapes": SHAPES, "en/tools": TOOLS}
+    merged = merge(None, list(toy_adapters.values()), 16).delta
+    lessons = [Lesson(path, rows(table, range(20))) for path, table in taught.items()]
+    examples = lessons_as_examples(lessons, rows(KNOWN), "en", list(taught), 1)
+    plan = replace(PLAN, rank=16, alpha=16.0, epochs=8, learning_rate=1.5e-2)
+    after = consolidate(loaded, merged, examples, plan, tmp_path).delta
+
+    def knows(delta: Delta) -> list[float]:
+        add(loaded, delta)
+        found = [share(evaluate_rows(loaded, held_out(table), "en")[1]) for table in (SHAPES, TOOLS, KNOWN)]
+        add(loaded, delta, by=-1.0)
+        return found
+
+    assert min(knows(merged)) < 0.9
+    assert min(knows(after)) >= 0.95
+
+
+@pytest.mark.parametrize(("epochs", "count"), [(0, 5), (3, 0)])
+def test_with_nothing_to_do_the_start_is_the_outcome(
+    epochs: int, count: int, toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path
+) -> None:
+    loaded, start = load_model(toy_base, [], "fp32"), toy_adapters["en/tools"]
+    examples = lessons_as_examples([], rows(KNOWN)[:count], "en", [], 1)
+    seen: list[StepReport] = []
+    result = consolidate(loaded, start, examples, replace(PLAN, epochs=epochs), tmp_path / "work", seen.append)
+    assert (result.delta, result.steps, seen) == (start, 0, [])

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from registry.errors import LocalFailure
+from sync.daemon import Duty, only_daemon, run_rounds
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+HOLDER = """
+import sys
+from pathlib import Path
+from sync.daemon import only_daemon
+with only_daemon(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def started(duties: list[Duty], interval_s: float) -> tuple[threading.Event, threading.Event, threading.Thread]:
+    stop, wake = threading.Event(), threading.Event()
+    thread = threading.Thread(target=run_rounds, args=(duties, stop, wake, interval_s, lambda: NOW))
+    thread.start()
+    return stop, wake, thread
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(timeout=20)
+    return not thread.is_alive()
+
+
+def test_a_second_daemon_is_refused_and_told_which_is_the_first(tmp_path: Path) -> None:
+    lock, root = tmp_path / "daemon.lock", Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", HOLDER, str(lock)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for _ in range(2):
+            with (
+                pytest.raises(LocalFailure, match=rf"\(process {other.pid}\) runs on .*{tmp_path.name}"),
+                only_daemon(lock),
+            ):
+                pass
+        other.kill()
+        other.wait(timeout=20)
+    with only_daemon(lock):
+        pass
+
+
+def test_the_lock_is_given_back_when_the_daemon_fails(tmp_path: Path) -> None:
+    lock = tmp_path / "daemon.lock"
+    with pytest.raises(ZeroDivisionError), only_daemon(lock):
+        raise ZeroDivisionError
+    with only_daemon(lock):
+        pass
+
+
+def test_rounds_do_every_duty_in_order_until_the_end() -> None:
+    done: list[str] = []
+    enough = threading.Event()
+
+    def duty(name: str) -> Duty:
+        def act(now: datetime) -> None:
+            assert now == NOW
+            done.append(name)
+            if len(done) >= 9:
+                enough.set()
+
+        return act
+
+    stop, wake, thread = started([duty("a"), duty("b"), duty("c")], 0.0)
+    assert enough.wait(20)
+    stop.set()
+    wake.set()
+    assert ended(thread)
+    assert done[:9] == ["a", "b", "c"] * 3
+
+
+def test_a_duty_that_breaks_down_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    rounds: list[int] = []
+    twice = threading.Event()
+
+    def broken(now: datetime) -> None:
+        raise KeyError("a mistake of ours")
+
+    def sound(now: datetime) -> None:
+        rounds.append(1)
+        if len(rounds) == 2:
+            twice.set()
+
+    stop, wake, thread = started([broken, sound], 0.0)
+    assert twice.wait(20)
+    stop.set()
+    wake.set()
+    assert ended(thread)
+    assert "a round of broken broke down" in caplog.text
+    assert "a mistake of ours" in caplog.text
+
+
+def test_waking_ends_the_wait_at_once() -> None:
+    called: list[threading.Event] = [threading.Event() for _ in range(3)]
+    calls = iter(called)
+    stop, wake, thread = started([lambda now: next(calls).set()], 3600.0)
+    assert called[0].wait(20)
+    wake.set()
+    assert called[1].wait(20)
+    assert not called[2].is_set()
+    stop.set()
+    wake.set()
+    assert ended(thread)
+
+
+def test_no_duty_begins_after_the_end_was_asked_for() -> None:
+    done: list[str] = []
+    stop = threading.Event()
+
+    def last(now: datetime) -> None:
+        done.append("last")
+        stop.set()
+
+    never: Callable[[datetime], None] = lambda now: done.append("never")  # noqa: E731
+    run_rounds([last, never], stop, threading.Event(), 3600.0, lambda: NOW)
+    assert done == ["last"]
