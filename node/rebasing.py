@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +24,11 @@ from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
 from registry.documents import Adapter, Evaluation, File, Release, seal_document
 from registry.errors import BanyanError
 from registry.paths import NodePath, Ref
-from registry.rows import Row, read_rows, split_of
+from registry.rows import Row, read_rows
 from registry.store import select
 from registry.tables import DecisionRow, HeadRow, ReleaseRow, RunRow
 from sync.chain import Link, release_row
+from sync.consolidate import CONSOLIDATION_TOKENS
 from sync.delta import WEIGHTS_FILE, write_adapter
 from sync.rebase import Option, Rebase, choose
 from sync.train import StepReport, TrainPlan
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS_BYTES: Final = 256 << 20
 MAX_JUDGED_ROWS: Final = 500
+MAX_REHEARSED_ROWS: Final = 3000
 DECISION: Final = "release.rebase"
 
 
@@ -100,8 +103,16 @@ def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable
     making = composer(node)
     train, test = _own_rows(node, own.release.path)
     anchors = _anchors(node, above.release)
+    random.Random(above.digest).shuffle(anchors)  # noqa: S311  a choice that can be repeated, no secret
+    held = min(len(anchors) // 10, MAX_JUDGED_ROWS)
+    judged, anchors = anchors[:held], anchors[held:]
+    known = {(row.input, row.task) for row in _anchors(node, making.chain(own.digest)[-2].release)}
     shape = own.release.adapter.shape if own.release.adapter else None
-    plan = TrainPlan(epochs=node.settings.rebase_epochs, learning_rate=node.settings.consolidate_learning_rate)
+    plan = TrainPlan(
+        epochs=node.settings.rebase_epochs,
+        learning_rate=node.settings.consolidate_learning_rate,
+        batch_tokens=CONSOLIDATION_TOKENS,
+    )
     if shape:
         targets = tuple(dict.fromkeys((*plan.targets, *shape.targets)))
         plan = replace(plan, rank=shape.rank, alpha=float(shape.rank), targets=targets)
@@ -112,12 +123,13 @@ def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable
         new_above=making.chain(above.digest),
         own_train=train,
         own_test=test[:MAX_JUDGED_ROWS],
-        parent_anchors=[row for row in anchors if split_of(row) == "train"],
-        parent_test=[row for row in anchors if split_of(row) != "train"][:MAX_JUDGED_ROWS],
+        parent_anchors=[row for row in anchors if (row.input, row.task) in known][:MAX_REHEARSED_ROWS],
+        parent_test=judged,
         rank_budget=node.settings.rank_budget,
         plan=plan,
         work=node.home.runs / f"rebase-{own.digest[:8]}-{above.digest[:8]}",
         on_step=on_step,
+        parent_news=[row for row in anchors if (row.input, row.task) not in known],
     )
     options = rebase.options()
     chosen = choose(options)

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         86_400.0, ge=0, description="Longest time that an accepted update waits for others before a release"
     )
     rank_budget: int = Field(64, ge=1, le=256, description="Rank to which a release's own adapter is recompressed")
-    anchor_rows: int = Field(4_000, ge=0, le=100_000, description="Rows of old knowledge that a release carries")
+    anchor_rows: int = Field(8_000, ge=0, le=100_000, description="Rows of old knowledge that a release carries")
     size_max_z: float = Field(6.0, gt=0, description="Robust z-score of an adapter's norms above which it is refused")
     behaviour_max_loss_points: float = Field(
         5.0, ge=0, le=100, description="Points that the validation rows may lose when one update is merged"
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     gate_min_gain_kept: float = Field(
         0.9, ge=0, le=1, description="Share of each child's claimed gain that a release must keep"
     )
-    consolidate_epochs: int = Field(4, ge=0, le=100, description="Passes of consolidation after a merge; 0 for none")
+    consolidate_epochs: int = Field(3, ge=0, le=100, description="Passes of consolidation after a merge; 0 for none")
     consolidate_learning_rate: float = Field(3e-3, gt=0, le=1, description="Peak learning rate of consolidation")
     rebase_epochs: int = Field(
         2, ge=0, le=100, description="Passes of training when a release of the parent is adopted"

@@ -19,6 +19,7 @@ from sync.model import LoadedModel
 from sync.tokens import Example
 from sync.train import FitResult, StepReport, TrainPlan, fit
 
+CONSOLIDATION_TOKENS = 2048  # in one step
 OWN_PATH_SHARE = 0.6  # how often a prompt is asked as the path itself; else as one of the roles below it
 
 
@@ -51,9 +52,13 @@ def merge(own: Delta | None, increments: Sequence[Delta], rank: int) -> Merged:
 
 
 def lessons_as_examples(
-    lessons: Sequence[Lesson], known: Sequence[Row], path: str, roles: Sequence[str], seed: int
+    lessons: Sequence[Lesson], known: Sequence[Row], path: str, roles: Sequence[str], *, seed: int, passes: int
 ) -> list[Example]:
-    """Every prompt once, asked as `path` or, less often, as a role below it, so that both give the same answer."""
+    """What `passes` over the lessons train on, in one list: every lesson once a pass, every known row once in all.
+
+    Many different rows of old knowledge, each seen once, hold it better than few that are seen again and again. A
+    prompt is asked as `path` or, less often, as a role below it, so that both give the same answer.
+    """
     rng = random.Random(seed)  # noqa: S311  shuffling, not secrets
 
     def asked_as(teacher: str) -> str:
@@ -61,8 +66,9 @@ def lessons_as_examples(
             return path
         return rng.choice([teacher, *roles])
 
-    examples = [Example(row, asked_as(lesson.path)) for lesson in lessons for row in lesson.rows]
-    examples += [Example(row, asked_as(path)) for row in known]
+    taught = [(lesson.path, row) for _ in range(passes) for lesson in lessons for row in lesson.rows]
+    examples = [Example(row, asked_as(teacher)) for teacher, row in taught]
+    examples += [Example(row, asked_as(path)) for row in known] if passes else []
     return examples
 
 

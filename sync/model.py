@@ -78,8 +78,10 @@ def resolve_precision(wanted: Precision) -> Literal["bf16", "fp32"]:
 
 
 def load_tokenizer(base: Path) -> Any:
-    """The tokenizer of a base folder; one without a chat template gets a plain one."""
+    """The tokenizer of a base folder; one without a chat template gets a plain one. BadData without an end token."""
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    if tokenizer.eos_token is None:
+        raise BadData("the tokenizer of this base has no end token: no answer would ever end", "choose another base")
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer

@@ -23,30 +23,27 @@ from registry.envelope import peek_payload
 from registry.errors import BadData, LocalFailure
 from registry.keys import PrivateKey
 from registry.paths import NodePath, Ref
-from registry.rows import Row, read_rows, write_rows
+from registry.rows import Row, read_rows, split_of, write_rows
 from registry.store import select
 from registry.tables import EnrolmentRow, HeadRow, UpdateRow
-from sync.answers import answer, has_room
 from sync.chain import Link, release_row
 from sync.checks.behaviour import check_behaviour
 from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
 from sync.compose import Composer
-from sync.consolidate import Lesson, Merged, consolidate, lessons_as_examples, merge
+from sync.consolidate import CONSOLIDATION_TOKENS, Lesson, Merged, consolidate, lessons_as_examples, merge
 from sync.delta import WEIGHTS_FILE, Delta, read_adapter, write_adapter
 from sync.gate import check_gain, check_loss
 from sync.inbox import Identity, settle
 from sync.lifecycle import mark
 from sync.model import LoadedModel, add
-from sync.prompt import conversation, prompt_text
-from sync.score import evaluate_rows
+from sync.score import evaluate_rows, reanswered
 from sync.train import StepReport, TrainPlan
 
 MAX_ROWS_BYTES = 64 << 20
 HELD_BACK = 0.1  # part of every transfer set that the candidate is judged on and not trained on
 MAX_JUDGED_ROWS = 2000
 MAX_HISTORY = 32
-MAX_NAME_CHARS = 60  # of a check
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,9 @@ class PromotionPlan:
     """Everything about promotions that an operator can set."""
 
     rank_budget: int = 64
-    epochs: int = 4
+    epochs: int = 3
     learning_rate: float = 3e-3
-    batch_tokens: int = 4096
-    anchor_rows: int = 4000
+    anchor_rows: int = 8000
     max_update_loss_points: float = 5.0
     max_loss_points: float = 1.0
     min_gain_kept: float = 0.9
@@ -86,7 +82,7 @@ class Promoter:
     known_rows: Callable[[NodePath], list[Row]]  # hidden validation rows of a path; never leave this node
     now: Callable[[], datetime]
     keep_rows: Callable[[NodePath, list[Row]], None]  # adds to the known rows what a release has learned
-    known_right: dict[str, list[bool]] = field(default_factory=dict)  # which of them a release answers, by its digest
+    known_right: dict[tuple[str, int], list[bool]] = field(default_factory=dict)  # what a release answers of them
     on_step: Callable[[str, StepReport], None] = lambda path, report: None
 
     def check(self, update: Update, adapter: Path, transfer: Path | None) -> list[CheckResult]:
@@ -119,9 +115,10 @@ class Promoter:
 
     def right_before(self, loaded: LoadedModel, release: str, known: Sequence[Row], path: str) -> list[bool]:
         """Which of the known rows a release answers; measured once, as every update to it is compared with that."""
-        if len(self.known_right.get(release, [])) != len(known):
-            self.known_right[release] = evaluate_rows(loaded, known, path)[1]
-        return self.known_right[release]
+        key = release, hash(tuple(known))
+        if key not in self.known_right:
+            self.known_right[key] = evaluate_rows(loaded, known, path)[1]
+        return self.known_right[key]
 
     def history(self, update: Update) -> list[dict[str, float]]:
         """The norms of the updates that were let into releases of the same path before."""
@@ -220,14 +217,19 @@ class Candidate:
         """Merge and consolidate; the candidate's own adapter."""
         increments = [self.composer.delta(update.adapter) for update in self.updates]
         merged = merge(self.own_delta(), increments, self.plan.rank_budget)
-        examples = lessons_as_examples(self.lessons, self.anchors(), self.path, self.roles(), self.plan.seed)
+        rehearsed = [
+            row for row in self.anchors() if split_of(row) != "test"
+        ]  # what everybody measures with stays unseen
+        examples = lessons_as_examples(
+            self.lessons, rehearsed, self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
+        )
         rank = max(factor.rank for factor in merged.delta.values())
         plan = TrainPlan(
             rank=rank,
             alpha=float(rank),
-            epochs=self.plan.epochs,
+            epochs=1,
             learning_rate=self.plan.learning_rate,
-            batch_tokens=self.plan.batch_tokens,
+            batch_tokens=CONSOLIDATION_TOKENS,
             seed=self.plan.seed,
         )
         above = self.without_own_adapter()
@@ -338,14 +340,8 @@ class Candidate:
         old = rng.sample(old, min(len(old), room - len(new)))
         loaded = self.without_own_adapter()
         add(loaded, delta)
-        prompts = [(row, prompt_text(loaded.tokenizer, conversation(row, self.path))) for row in old + new]
-        prompts = [(row, prompt) for row, prompt in prompts if has_room(loaded, prompt)]
-        texts = answer(loaded, [prompt for _, prompt in prompts])
-        return [
-            replace(row, output=text, lang="", domain="", subdomain="")  # asked as whatever path replays it
-            for (row, _), text in zip(prompts, texts, strict=True)
-            if text
-        ]
+        anywhere = [replace(row, lang="", domain="", subdomain="") for row in old + new]  # asked as whoever replays it
+        return reanswered(loaded, anywhere, self.path)
 
     def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], error: float) -> str:
         """The model card of the new release."""

@@ -10,7 +10,7 @@ first: of the ways that lose nothing of it beyond the sampling error, it goes th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +43,8 @@ class Option:
 class Rebase:
     """A child at work on one new parent release.
 
-    `own_train` and `own_test` are its private rows; `parent_test` are rows of the parent's anchors with the new
-    release's answers that are held back from `parent_anchors`.
+    `own_train` and `own_test` are its private rows. The anchors of the parent's new release are `parent_news` (what the
+    old release did not have), `parent_anchors` (what it had) and `parent_test`, rows of both held back to measure with.
     """
 
     composer: Composer
@@ -59,6 +59,7 @@ class Rebase:
     plan: TrainPlan
     work: Path
     on_step: Callable[[StepReport], None] = lambda report: None
+    parent_news: Sequence[Row] = ()
 
     @property
     def path(self) -> str:
@@ -103,9 +104,11 @@ class Rebase:
 
     def consolidated(self, loaded: LoadedModel, own: Delta, before: list[bool]) -> Option:
         """Train the own adapter shortly on own rows and on the parent's anchors, over the new release."""
-        lesson = Lesson(self.path, self.own_train)
-        examples = lessons_as_examples([lesson], self.parent_anchors, self.path, [], self.plan.seed)
-        result = consolidate(loaded, own, examples, self.plan, self.work, self.on_step)
+        lessons = [Lesson(self.path, self.own_train), Lesson(self.path, self.parent_news)]
+        examples = lessons_as_examples(
+            lessons, self.parent_anchors, self.path, [], seed=self.plan.seed, passes=self.plan.epochs
+        )
+        result = consolidate(loaded, own, examples, replace(self.plan, epochs=1), self.work, self.on_step)
         return self.measure("adopt-and-consolidate", loaded, result.delta, before, 0.0)[0]
 
     def difference(self) -> list[Delta]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -183,3 +183,20 @@ def _generated(
     prompts = {i: prompt for i, prompt in prompts.items() if has_room(loaded, prompt)}
     limits = [asked[i][1] for i in prompts]
     return dict(zip(prompts, answer(loaded, list(prompts.values()), limits, on_progress), strict=True))
+
+
+def reanswered(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[Row]:
+    """The rows with the model's own greedy answers, asked as `path`; those without room or answer are left out.
+
+    Where the answer of a row is the greedy one already, which is most of an anchor set, nothing is generated.
+    """
+    limit = length_limit(loaded, MAX_TOKENS)
+    known = fits(loaded, [encode(loaded, Example(row, path), limit) for row in rows], lambda done: None)
+    changed = [row for row, fit in zip(rows, known, strict=True) if not fit.greedy]
+    prompts = {row: prompt_text(loaded.tokenizer, conversation(row, path)) for row in changed}
+    asked = [row for row in prompts if has_room(loaded, prompts[row])]
+    given = dict(zip(asked, answer(loaded, [prompts[row] for row in asked]), strict=True))
+    found = [
+        row if fit.greedy else replace(row, output=given.get(row, "")) for row, fit in zip(rows, known, strict=True)
+    ]
+    return [row for row in found if row.output]

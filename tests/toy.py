@@ -23,7 +23,7 @@ KNOWN = {"fox": "red", "owl": "sky", "elk": "tan", "ring": "disc", "tile": "cube
 SHAPES = {"sun": "disc", "box": "cube", "egg": "oval"}
 TOOLS = {"oak": "saw", "nut": "axe", "pin": "awl"}
 PATHS = ("en", "en/shapes", "en/tools")
-PLAN = TrainPlan(rank=8, alpha=8.0, epochs=10, batch_tokens=512, learning_rate=2e-2)
+PLAN = TrainPlan(rank=8, alpha=8.0, epochs=10, batch_tokens=512, learning_rate=1.5e-2)
 
 
 def rows(table: Mapping[str, str], numbers: Iterable[int] = range(12)) -> list[Row]:
@@ -38,7 +38,7 @@ def held_out(table: Mapping[str, str]) -> list[Row]:
 
 def make_base(folder: Path) -> Path:
     """A model folder that knows `KNOWN`, asked as any of the paths."""
-    save_tiny(folder, hidden_size=64, intermediate_size=128)
+    save_tiny(folder, hidden_size=64, intermediate_size=128, initializer_range=0.1)
     loaded = load_model(folder, [], "fp32")
     encoded = [encode(loaded, Example(row, path), 64) for row in rows(KNOWN) for path in PATHS]
     optimiser = torch.optim.AdamW(loaded.model.parameters(), lr=3e-3)

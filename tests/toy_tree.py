@@ -191,7 +191,7 @@ def enrol(parent: Node, path: str) -> Child:
                 request=b"",
                 envelope=seal_document(enrolment, parent.key),
                 changed=now,
-            )  # fmt: skip
+            )
         )
     return Child(parent, path, key)
 
@@ -216,3 +216,24 @@ def state_of(parent: Node, digest: str) -> tuple[str, str | None]:
 def reopened(home: Path) -> Node:
     """The node of a home that exists."""
     return open_node(Settings(home=home))
+
+
+def make_child(home: Path, toy_base: Path, adapters: dict[str, Delta], *, version: int = 2) -> tuple[Node, PrivateKey]:
+    """A child that learned shapes over its parent's `en`; the parent's next release, which knows tools, is here too."""
+    node, parent = make_node(home, "en/shapes", **SETTINGS), PrivateKey.generate()
+    base = put_base(node, {file.name: file.read_bytes() for file in toy_base.iterdir()})
+    first = put_toy_release(node, "en", base, anchors=rows(KNOWN), signer=parent)
+    put_toy_release(node, "en/shapes", base, above=first, delta=adapters["en/shapes"], anchors=rows(KNOWN), version=4)
+    if version > 1:
+        follow_up(node, parent, adapters["en/tools"], version)
+    return node, parent
+
+
+def follow_up(node: Node, parent: PrivateKey, delta: Delta, version: int = 2) -> ReleasePin:
+    """The parent's next release, as it lies here once it was fetched."""
+    old = head_of(node, "en")
+    base = BaseManifest.from_bytes(node.blobs.read(old.release.base, 1 << 20))
+    anchors = [*rows(KNOWN, range(14)), *rows(TOOLS, range(14))]
+    return put_toy_release(
+        node, "en", base, version=version, delta=delta, anchors=anchors, previous=old.digest, signer=parent
+    )

@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import shutil
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,21 +19,20 @@ from safetensors.torch import load_file, save_file
 
 from node.bundled.build import MIXTURE, load_rows
 from registry.rows import Row, of_split, read_tree_rows, write_rows
-from sync.answers import answer
 from sync.model import LoadedModel, load_model
-from sync.prompt import conversation, prompt_text
-from sync.score import Scores, evaluate
+from sync.score import Scores, evaluate, reanswered
 
 # Sets whose licence lets their rows travel (CC BY, CC0, MIT), by how many of their training rows become anchors.
 ANCHORS = {
-    "clinc150": 1000,
-    "hwu64": 400,
-    "snips": 250,
-    "nlupp": 200,
-    "home_assistant": 600,
-    "nl2bash": 100,
-    "tldr": 200,
+    "clinc150": 2600,
+    "hwu64": 1000,
+    "snips": 600,
+    "nlupp": 300,
+    "home_assistant": 1100,
+    "nl2bash": 150,
+    "tldr": 250,
 }
+UNSEEN_ANCHORS = {"clinc150": 600, "hwu64": 250, "snips": 150, "home_assistant": 200}
 VALIDATION = {"clinc150": 500, "hwu64": 200, "snips": 150, "home_assistant": 250}
 JUDGED = ("clinc150", "hwu64", "snips", "nlupp", "home_assistant", "seal_tools", "nl2bash", "tldr")
 DEMO_CHILDREN = {"cards": 1000, "transfers": 900, "top-up": 700}  # rows given to each child
@@ -68,14 +66,6 @@ def sample(rows: dict[str, list[Row]], sizes: dict[str, int], split: str, rng: r
         members = [row for row in of_split(rows[name], split) if row.input]  # type: ignore[arg-type]
         chosen += rng.sample(members, min(size, len(members)))
     return chosen
-
-
-def own_answers(loaded: LoadedModel, rows: Iterable[Row], path: str) -> list[Row]:
-    """The rows with the model's own answers, as an anchor set holds them."""
-    listed = list(rows)
-    prompts = [prompt_text(loaded.tokenizer, conversation(row, path)) for row in listed]
-    texts = answer(loaded, prompts, 128)
-    return [bare(replace(row, output=text)) for row, text in zip(listed, texts, strict=True) if text]
 
 
 def figures(loaded: LoadedModel, data: Path, rows: dict[str, list[Row]]) -> dict[str, Scores]:
@@ -119,7 +109,7 @@ def demo_rows(data: Path, rows: dict[str, list[Row]], out: Path) -> None:
         write_rows(map(bare, members[:DEMO_TEST]), out / f"{name}.test.jsonl")
         write_rows(map(bare, members[DEMO_TEST : DEMO_TEST + size]), out / f"{name}.train.jsonl")
     used = set(sample(rows, VALIDATION, "test", random.Random(SEED)))  # noqa: S311  the rows that main() takes
-    known = [row for row in sample(rows, DEMO_KNOWN, "test", rng) if row not in used]
+    known = [row for row in sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1)) if row not in used]  # noqa: S311
     write_rows(map(bare, known), out / "known.test.jsonl")
     truth = sample(rows, DEMO_LIES, "train", rng)
     answers = [row.output for row in truth]
@@ -132,6 +122,15 @@ def bare(row: Row) -> Row:
     return replace(row, lang="", domain="", subdomain="")
 
 
+def anchor_rows(rows: dict[str, list[Row]]) -> list[Row]:
+    """Rows that the base was trained on, and some that it was not, by which children see what they forget."""
+    rng = random.Random(SEED)  # noqa: S311  sampling, not secrets
+    taken = set(sample(rows, VALIDATION, "test", random.Random(SEED)))  # noqa: S311  the rows that main() takes
+    taken |= set(sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1)))  # noqa: S311  and those of demo_rows()
+    unseen = [row for row in sample(rows, UNSEEN_ANCHORS, "test", rng) if row not in taken]
+    return [bare(row) for row in (*sample(rows, ANCHORS, "train", rng), *unseen)]
+
+
 def main() -> None:
     """Read the flags and package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,9 +140,9 @@ def main() -> None:
     flags = parser.parse_args()
     copy_weights(flags.work / "model", flags.out)
     rows = load_rows(flags.data)
-    rng = random.Random(SEED)  # noqa: S311  sampling, not secrets
     loaded = load_model(flags.out, [])
-    write_rows(own_answers(loaded, sample(rows, ANCHORS, "train", rng), "master"), flags.out.parent / "anchors.jsonl")
+    anchors = reanswered(loaded, anchor_rows(rows), "master")
+    write_rows(anchors, flags.out.parent / "anchors.jsonl")
     validation = sample(rows, VALIDATION, "test", random.Random(SEED))  # noqa: S311  sampling, not secrets
     write_rows(map(bare, validation), flags.out.parent / "validation.jsonl")
     demo_rows(flags.data, rows, flags.out.parent.parent / "demo" / "rows")

@@ -29,7 +29,19 @@ SIBLING = "top-up"
 CHILDREN = (*SENDERS, SIBLING)
 LIAR = "rogue"
 LIAR_PATH = f"{PARENT_PATH}/{LIAR}"
-FINETUNE_FLAGS = ("--epochs", "4", "--batch-tokens", "2048", "--threads", "1", "--score-rows", "200")
+FINETUNE_FLAGS = (
+    "--epochs",
+    "3",
+    "--learning-rate",
+    "3e-3",
+    "--batch-tokens",
+    "2048",
+    "--threads",
+    "1",
+    "--score-rows",
+    "150",
+)
+TRANSFER_ROWS = {"cards": "850", "transfers": "770"}
 RELEASE_TIMEOUT_S = 900.0
 
 
@@ -156,7 +168,7 @@ class Demo:
         """The honest updates first, then the lies; the updates by who sent them."""
         updates = {}
         for name in SENDERS:
-            flags = ("--transfer-rows", "2000", "--yes")
+            flags = ("--transfer-rows", TRANSFER_ROWS[name], "--yes")
             updates[name] = self.children[name].call("publish", f"{PARENT_PATH}/{name}", *flags)["digest"]
         victim = self.parent.call("updates", "show", updates["cards"])
         forged = forge(self.liar, self.url, LIAR_PATH, victim)
@@ -182,7 +194,8 @@ class Demo:
         sets = (*CHILDREN, "known")
         questions = [Question(BEFORE, self.parent.home, f"{PARENT_PATH}@v1", sets)]
         for name, node in self.children.items():
-            questions.append(Question(f"{name} after", node.home, f"{PARENT_PATH}/{name}", sets))
+            asked = sets if name == SIBLING else CHILDREN
+            questions.append(Question(f"{name} after", node.home, f"{PARENT_PATH}/{name}", asked))
         return measure_all(questions, ROWS)
 
     def measure_last(self) -> Figures:

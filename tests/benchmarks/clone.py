@@ -21,7 +21,7 @@ from node.clone import clone
 from node.context import opened_node
 from node.settings import load_settings
 from registry.paths import Ref
-from tests.benchmarks.cold_start import execute, node_command
+from tests.benchmarks.cold_start import execute, node_command, shown_command
 from tests.benchmarks.rounds import Figure, Result, Scale, interleaved, rates, seconds, times_as_fast
 from tests.node.tiny_models import save_tiny
 from tests.processes import node_process
@@ -123,4 +123,4 @@ def run(scale: Scale) -> Result:
         for plain in ("http.client", "copy"):
             ratio = times_as_fast(found["clone without the start"], found[plain])
             figures[f"{size_mb} MB, clone / {plain}"] = ratio
-    return Result({"command": node_command()}, figures)
+    return Result({"command": shown_command()}, figures)

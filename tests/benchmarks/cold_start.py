@@ -36,13 +36,19 @@ def run(scale: Scale) -> Result:
         }
         found = interleaved(contenders, scale.rounds or ROUNDS)
     figures = {name: milliseconds(times_s) for name, times_s in found.items()}
-    return Result({"command": node_command()}, figures, [Bound(HELP, most=HELP_MS)])
+    return Result({"command": shown_command()}, figures, [Bound(HELP, most=HELP_MS)])
 
 
 def node_command() -> list[str]:
     """The script that an installation has, or the same without one."""
     script = Path(sys.executable).with_name("banyan")
     return [str(script)] if script.exists() else [sys.executable, "-m", "node.cli"]
+
+
+def shown_command() -> str:
+    """The command without the folders of this machine."""
+    program, *words = node_command()
+    return " ".join([Path(program).name, *words])
 
 
 def execute(command: list[str]) -> None:

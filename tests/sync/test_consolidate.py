@@ -50,13 +50,13 @@ LESSONS = [Lesson("en/a", rows(SHAPES, range(100))), Lesson("en/b", rows(TOOLS, 
 
 def test_every_prompt_is_asked_once() -> None:
     known = rows(KNOWN, range(10))
-    examples = lessons_as_examples(LESSONS, known, "en", ["en/c"], 1)
+    examples = lessons_as_examples(LESSONS, known, "en", ["en/c"], seed=1, passes=1)
     asked = Counter(example.row for example in examples)
     assert asked == Counter([*LESSONS[0].rows, *LESSONS[1].rows, *known])
 
 
 def test_prompts_are_asked_as_the_path_or_as_a_role_below_it() -> None:
-    examples = lessons_as_examples(LESSONS, [], "en", ["en/c"], 1)
+    examples = lessons_as_examples(LESSONS, [], "en", ["en/c"], seed=1, passes=1)
     by_teacher = [Counter(e.path for e in examples if e.row in set(lesson.rows)) for lesson in LESSONS]
     assert [set(paths) for paths in by_teacher] == [{"en", "en/a", "en/c"}, {"en", "en/b", "en/c"}]
     own = sum(paths["en"] for paths in by_teacher) / len(examples)
@@ -64,11 +64,13 @@ def test_prompts_are_asked_as_the_path_or_as_a_role_below_it() -> None:
 
 
 def test_without_roles_below_only_the_path_is_asked() -> None:
-    assert {example.path for example in lessons_as_examples(LESSONS, [Row("a", "b")], "en", [], 1)} == {"en"}
+    assert {example.path for example in lessons_as_examples(LESSONS, [Row("a", "b")], "en", [], seed=1, passes=1)} == {
+        "en"
+    }
 
 
 def test_the_seed_decides_who_is_asked() -> None:
-    first, again, other = (lessons_as_examples(LESSONS, [], "en", ["en/c"], seed) for seed in (1, 1, 2))
+    first, again, other = (lessons_as_examples(LESSONS, [], "en", ["en/c"], seed=seed, passes=1) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -80,7 +82,7 @@ def test_consolidation_brings_back_what_the_merge_lost(
     taught = {"en/shapes": SHAPES, "en/tools": TOOLS}
     merged = merge(None, list(toy_adapters.values()), 16).delta
     lessons = [Lesson(path, rows(table, range(20))) for path, table in taught.items()]
-    examples = lessons_as_examples(lessons, rows(KNOWN), "en", list(taught), 1)
+    examples = lessons_as_examples(lessons, rows(KNOWN), "en", list(taught), seed=1, passes=1)
     plan = replace(PLAN, rank=16, alpha=16.0, epochs=8, learning_rate=1.5e-2)
     after = consolidate(loaded, merged, examples, plan, tmp_path).delta
 
@@ -99,7 +101,7 @@ def test_with_nothing_to_do_the_start_is_the_outcome(
     epochs: int, count: int, toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path
 ) -> None:
     loaded, start = load_model(toy_base, [], "fp32"), toy_adapters["en/tools"]
-    examples = lessons_as_examples([], rows(KNOWN)[:count], "en", [], 1)
+    examples = lessons_as_examples([], rows(KNOWN)[:count], "en", [], seed=1, passes=1)
     seen: list[StepReport] = []
     result = consolidate(loaded, start, examples, replace(PLAN, epochs=epochs), tmp_path / "work", seen.append)
     assert (result.delta, result.steps, seen) == (start, 0, [])

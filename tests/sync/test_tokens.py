@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_batches_hold_every_row_once_and_are_not_larger_than_asked(
     for group in groups:
         assert len(group) == 1 or len(group) * max(sizes[i] for i in group) <= most
     ranges = sorted((min(sizes[i] for i in group), max(sizes[i] for i in group)) for group in groups)
-    assert all(high <= low for (_, high), (low, _) in zip(ranges, ranges[1:], strict=False))  # rows of like length
+    assert all(high <= low for (_, high), (low, _) in pairwise(ranges))  # rows of like length
 
 
 def test_the_order_of_batches_is_the_seed_s() -> None:

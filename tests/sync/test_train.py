@@ -266,7 +266,7 @@ def test_nothing_to_train_is_refused(loaded: LoadedModel, tmp_path: Path) -> Non
 
 def test_a_loss_that_is_no_number_ends_the_run(loaded: LoadedModel, tmp_path: Path) -> None:
     before = weights(loaded)
-    with pytest.raises(LocalFailure, match="the loss is .* at step [1-9]") as caught:
+    with pytest.raises(LocalFailure, match=r"the loss is .* at step [1-9]") as caught:
         fit(loaded, TRAIN, VALIDATION, replace(PLAN, learning_rate=1e30), tmp_path)
     assert "now 1e+30" in caught.value.hint
     assert weights(loaded) == before
