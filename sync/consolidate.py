@@ -54,8 +54,9 @@ def merge(own: Delta | None, increments: Sequence[Delta], rank: int) -> Merged:
 def lessons_as_examples(
     lessons: Sequence[Lesson], known: Sequence[Row], path: str, roles: Sequence[str], *, seed: int, passes: int
 ) -> list[Example]:
-    """What `passes` over the lessons train on, in one list: every lesson once a pass, every known row once in all.
+    """What `passes` over the lessons train on, in one list.
 
+    Every lesson once a pass; every known row once in all, or as often as it takes to make them as many as the lessons.
     Many different rows of old knowledge, each seen once, hold it better than few that are seen again and again. A
     prompt is asked as `path` or, less often, as a role below it, so that both give the same answer.
     """
@@ -68,7 +69,8 @@ def lessons_as_examples(
 
     taught = [(lesson.path, row) for _ in range(passes) for lesson in lessons for row in lesson.rows]
     examples = [Example(row, asked_as(teacher)) for teacher, row in taught]
-    examples += [Example(row, asked_as(path)) for row in known] if passes else []
+    rehearsals = max(1, -(-len(taught) // len(known))) if known and passes else 0  # rounded up
+    examples += [Example(row, asked_as(path)) for _ in range(rehearsals) for row in known]
     return examples
 
 

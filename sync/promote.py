@@ -53,6 +53,7 @@ class PromotionPlan:
     rank_budget: int = 64
     epochs: int = 3
     learning_rate: float = 3e-3
+    batch_tokens: int = CONSOLIDATION_TOKENS
     anchor_rows: int = 8000
     max_update_loss_points: float = 5.0
     max_loss_points: float = 1.0
@@ -229,7 +230,7 @@ class Candidate:
             alpha=float(rank),
             epochs=1,
             learning_rate=self.plan.learning_rate,
-            batch_tokens=CONSOLIDATION_TOKENS,
+            batch_tokens=self.plan.batch_tokens,
             seed=self.plan.seed,
         )
         above = self.without_own_adapter()

@@ -108,8 +108,8 @@ def demo_rows(data: Path, rows: dict[str, list[Row]], out: Path) -> None:
         rng.shuffle(members)
         write_rows(map(bare, members[:DEMO_TEST]), out / f"{name}.test.jsonl")
         write_rows(map(bare, members[DEMO_TEST : DEMO_TEST + size]), out / f"{name}.train.jsonl")
-    used = set(sample(rows, VALIDATION, "test", random.Random(SEED)))  # noqa: S311  the rows that main() takes
-    known = [row for row in sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1)) if row not in used]  # noqa: S311
+    used = {row.input for row in sample(rows, VALIDATION, "test", random.Random(SEED))}  # noqa: S311  the rows that main() takes
+    known = [row for row in sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1)) if row.input not in used]  # noqa: S311
     write_rows(map(bare, known), out / "known.test.jsonl")
     truth = sample(rows, DEMO_LIES, "train", rng)
     answers = [row.output for row in truth]
@@ -125,9 +125,10 @@ def bare(row: Row) -> Row:
 def anchor_rows(rows: dict[str, list[Row]]) -> list[Row]:
     """Rows that the base was trained on, and some that it was not, by which children see what they forget."""
     rng = random.Random(SEED)  # noqa: S311  sampling, not secrets
-    taken = set(sample(rows, VALIDATION, "test", random.Random(SEED)))  # noqa: S311  the rows that main() takes
-    taken |= set(sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1)))  # noqa: S311  and those of demo_rows()
-    unseen = [row for row in sample(rows, UNSEEN_ANCHORS, "test", rng) if row not in taken]
+    judged = sample(rows, VALIDATION, "test", random.Random(SEED))  # noqa: S311  the rows that main() takes
+    judged += sample(rows, DEMO_KNOWN, "test", random.Random(SEED + 1))  # noqa: S311  and those of demo_rows()
+    taken = {row.input for row in judged}
+    unseen = [row for row in sample(rows, UNSEEN_ANCHORS, "test", rng) if row.input not in taken]
     return [bare(row) for row in (*sample(rows, ANCHORS, "train", rng), *unseen)]
 
 

@@ -134,7 +134,7 @@ class Demo:
 
     def start(self) -> None:
         """Homes, keys, the parent's daemon, enrolments on both sides."""
-        settings = {"policy_every": 2, "poll_interval_s": 1}
+        settings = {"policy_every": 2, "poll_interval_s": 1, "consolidate_epochs": 4}
         self.parent.call("init", "--name", "parent", "--port", str(self.port))
         for key, value in settings.items():
             self.parent.call("config", "set", key, str(value))
@@ -162,7 +162,7 @@ class Demo:
             node.call("finetune", f"{PARENT_PATH}/{name}", "--data", str(rows), *FINETUNE_FLAGS, *flags)
 
         jobs = [lambda name=name, node=node: tune(name, node) for name, node in self.children.items()]
-        together(*jobs, lambda: tune(LIAR, self.liar, "--replay", "0"))
+        together(*jobs, lambda: tune(LIAR, self.liar, "--replay", "0", "--epochs", "2"))
 
     def publish(self) -> tuple[dict[str, str], Attack]:
         """The honest updates first, then the lies; the updates by who sent them."""

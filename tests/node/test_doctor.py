@@ -126,10 +126,9 @@ def test_a_blob_that_changed_is_found_by_the_deep_look(home: Path) -> None:
 
 
 def test_a_blob_that_a_served_model_needs_and_lacks(home: Path, tmp_path: Path) -> None:
-    from tiny_models import save_tiny
-
     from node.importing import Source, import_model
     from registry.paths import NodePath
+    from tests.node.tiny_models import save_tiny
 
     with opened_node(load_settings({"home": home})) as node:
         done = import_model(node, Source(save_tiny(tmp_path / "tiny"), "tiny"), NodePath.parse("en"), NOW)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from node.context import Node, opened_node
@@ -26,6 +25,7 @@ from registry.paths import NodePath, Ref
 from registry.tables import HeadRow
 from sync.chain import Link, release_row
 from sync.delta import Delta, Factor, write_adapter
+from tests.node.tiny_models import save_tiny
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 EN, HEALTH = Ref(NodePath.parse("en")), Ref(NodePath.parse("en/health"))

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, save_tiny
 
 from node.bases import base_folder
 from node.context import Node, opened_node
@@ -27,6 +26,7 @@ from node.tree import describe, list_tree
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
 from sync.model import load_model
+from tests.node.tiny_models import CONFIGS, save_tiny
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 EN = NodePath.parse("en")

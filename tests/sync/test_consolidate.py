@@ -48,11 +48,14 @@ def test_a_merge_keeps_to_the_rank_budget_and_tells_what_that_cost() -> None:
 LESSONS = [Lesson("en/a", rows(SHAPES, range(100))), Lesson("en/b", rows(TOOLS, range(100)))]
 
 
-def test_every_prompt_is_asked_once() -> None:
-    known = rows(KNOWN, range(10))
-    examples = lessons_as_examples(LESSONS, known, "en", ["en/c"], seed=1, passes=1)
-    asked = Counter(example.row for example in examples)
-    assert asked == Counter([*LESSONS[0].rows, *LESSONS[1].rows, *known])
+def test_lessons_come_once_a_pass_and_old_rows_until_they_are_as_many() -> None:
+    taught, few = [*LESSONS[0].rows, *LESSONS[1].rows], rows(KNOWN, range(10))
+    examples = lessons_as_examples(LESSONS, few, "en", ["en/c"], seed=1, passes=2)
+    rehearsals = -(-2 * len(taught) // len(few))
+    assert Counter(example.row for example in examples) == Counter(taught * 2 + few * rehearsals)
+    many = [Row(f"old {number}", "known") for number in range(3 * len(taught))]
+    examples = lessons_as_examples(LESSONS, many, "en", ["en/c"], seed=1, passes=2)
+    assert Counter(example.row for example in examples) == Counter(taught * 2 + many)
 
 
 def test_prompts_are_asked_as_the_path_or_as_a_role_below_it() -> None:

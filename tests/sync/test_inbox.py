@@ -16,7 +16,6 @@ from typing import Any, get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inbox_world import ADAPTER, BASE, NOW, TRANSFER, World, file_of, live, open_world, passing
 
 from registry.documents import Adapter, AdapterShape, CheckResult, Verdict, open_document, seal_document
 from registry.errors import BadData, LocalFailure
@@ -43,6 +42,7 @@ from sync.inbox import (
     verdict_of,
 )
 from sync.lifecycle import RELEASING
+from tests.sync.inbox_world import ADAPTER, BASE, NOW, TRANSFER, World, file_of, live, open_world, passing
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("BANYAN_TEST_KILLS", "4"))

@@ -19,7 +19,7 @@ from sync.chain import stored_chain
 from sync.fetch import Progress
 from sync.pull import fetch_release, find_version, poll
 from sync.transport import Broken, HttpTransport, Limits, Peer, Refused
-from tests.world import BASE_FILES, make_node, put_base, put_release, put_tree, snapshot, utc_now
+from tests.world import BASE_FILES, make_node, put_base, put_enrolment, put_release, put_tree, snapshot, utc_now
 
 ADAPTERS = {"en": b"adapter of en" * 50_000, "en/finance": b"adapter of finance" * 40_000}
 
@@ -226,6 +226,7 @@ def test_a_second_release_of_the_same_version_is_refused(
     (tmp_path / "twin/keys/node.pem").write_bytes(parent.home.key_file.read_bytes())
     (tmp_path / "twin/keys/node.pem").chmod(0o600)
     twin = make_node(tmp_path / "twin", "en")
+    put_enrolment(twin, "en/somebody")
     other = put_release(twin, "en", put_base(twin), adapter=b"another")
     for as_head in (True, False):
         with pytest.raises(BadData, match="two different releases"):
