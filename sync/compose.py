@@ -1,4 +1,4 @@
-"""From a stored release to the model that it means: W(path) = W_base + Σ ΔW of the path (DESIGN: a path is a sum)."""
+"""From a stored release to the model that it means: W(path) = W_base + Σ ΔW of the path."""
 
 from __future__ import annotations
 

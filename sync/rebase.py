@@ -1,6 +1,6 @@
 """Downward: what a child does when its parent has a new release.
 
-It tries the ways that DESIGN section 2 names on its own held-out rows and on its parent's anchors:
+It tries four ways on its own held-out rows and on its parent's anchors:
 *stay* (keep the pinned release), *adopt* (the new release below the own adapter, as it is), *adopt and consolidate*
 (then a short training on own rows and the parent's anchors), *preserve* (take the release, subtract what it changed
 from the own adapter, so that the function stays as it was up to the recompression's error). Its own knowledge comes
