@@ -1,9 +1,9 @@
 """Consolidation: after a merge, fit the merged adapter to what every teacher says.
 
-Merging alone keeps a third to a half of what small models learned (measured: ARCHITECTURE.md, Decisions). The parent therefore trains the
-merged adapter for some minutes on the children's answers to prompts that may travel, and on the old release's answers
-to everything known before. The same step finishes a rebase at the child, where the parent's new release is one of the
-teachers.
+Merging alone keeps a third to a half of what small models learned (measured; see the decisions in ARCHITECTURE.md). The
+parent therefore trains the merged adapter for some minutes on the children's answers to prompts that may travel, and on
+the old release's answers to everything known before. The same step finishes a rebase at the child, where the parent's
+new release is one of the teachers.
 """
 
 from __future__ import annotations
