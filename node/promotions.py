@@ -17,8 +17,9 @@ from registry.store import select
 from registry.tables import UpdateRow
 from sync.inbox import Identity, accepted, advance, mark, undecided, unfinished
 from sync.lifecycle import load_update
+from sync.parent import PromotionPlan
 from sync.policy import PolicySettings, after_time, every_n, first_of, state_of
-from sync.promote import Promoter, PromotionPlan
+from sync.promote import Promoter
 
 log = logging.getLogger(__name__)
 

@@ -1,66 +1,34 @@
 """The parent's side of knowledge: check what an update does, and turn accepted updates into a new release.
 
-merge → consolidate → gate → release. Everything that takes long happens in a work folder whose name follows from the
-inputs, so a killed promotion goes on where it was; the release, the head and the updates' states change in one
-transaction. When to promote is `sync.policy`'s question.
+A promotion makes one candidate (`sync.candidate`) and settles the states of the updates in it. When to promote is
+`sync.policy`'s question.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
-from registry.documents import Adapter, AdapterShape, CheckResult, Evaluation, File, Release, Update, seal_document
+from registry.documents import CheckResult, Release, Update
 from registry.envelope import peek_payload
-from registry.errors import BadData, LocalFailure
-from registry.keys import PrivateKey
-from registry.paths import NodePath, Ref
-from registry.rows import Row, read_rows, split_of, write_rows
+from registry.errors import BadData
+from registry.paths import NodePath
+from registry.rows import read_rows
 from registry.store import select
-from registry.tables import EnrolmentRow, HeadRow, UpdateRow
-from sync.chain import Link, release_row
+from registry.tables import HeadRow, UpdateRow
+from sync.candidate import MAX_ROWS_BYTES, Candidate
 from sync.checks.behaviour import check_behaviour
 from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
-from sync.compose import Composer
-from sync.consolidate import CONSOLIDATION_TOKENS, Lesson, Merged, consolidate, lessons_as_examples, merge
-from sync.delta import WEIGHTS_FILE, Delta, read_adapter, write_adapter
-from sync.gate import check_gain, check_loss
-from sync.inbox import Identity, settle
+from sync.delta import read_adapter
+from sync.inbox import settle
 from sync.lifecycle import mark
 from sync.model import LoadedModel, add
-from sync.score import evaluate_rows, reanswered
-from sync.train import StepReport, TrainPlan
+from sync.parent import Parent
 
-MAX_ROWS_BYTES = 64 << 20
-HELD_BACK = 0.1  # part of every transfer set that the candidate is judged on and not trained on
-MAX_JUDGED_ROWS = 2000
 MAX_HISTORY = 32
-
-
-@dataclass(frozen=True, slots=True)
-class PromotionPlan:
-    """Everything about promotions that an operator can set."""
-
-    rank_budget: int = 64
-    epochs: int = 3
-    learning_rate: float = 3e-3
-    batch_tokens: int = CONSOLIDATION_TOKENS
-    anchor_rows: int = 8000
-    max_update_loss_points: float = 5.0
-    max_loss_points: float = 1.0
-    min_gain_kept: float = 0.9
-    size_max_z: float = 6.0
-    release_valid_days: int = 365
-    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +41,8 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
-class Promoter:
-    """A parent at work: its models, its key, the rows that it keeps to itself for judging, its clock."""
-
-    composer: Composer
-    own: Identity
-    runs: Path
-    plan: PromotionPlan
-    known_rows: Callable[[NodePath], list[Row]]  # hidden validation rows of a path; never leave this node
-    now: Callable[[], datetime]
-    keep_rows: Callable[[NodePath, list[Row]], None]  # adds to the known rows what a release has learned
-    known_right: dict[tuple[str, int], list[bool]] = field(default_factory=dict)  # what a release answers of them
-    on_step: Callable[[str, StepReport], None] = lambda path, report: None
+class Promoter(Parent):
+    """A parent that checks what comes in and promotes what it accepted."""
 
     def check(self, update: Update, adapter: Path, transfer: Path | None) -> list[CheckResult]:
         """Stages 2, 3 and 7 on an update whose envelope and files are here; the later ones only if the files passed."""
@@ -101,7 +59,7 @@ class Promoter:
         if len(rows) != update.transfer_rows:
             raise BadData(f"the transfer set has {len(rows)} rows, the update declares {update.transfer_rows}")
         path = update.release.path
-        known = self.known_rows(NodePath.parse(path))[:MAX_JUDGED_ROWS]
+        known = self.known(path)
         before = self.right_before(loaded, update.release.digest, known, path)
         add(loaded, read_adapter(adapter, update.adapter.shape))
         return results + check_behaviour(
@@ -113,13 +71,6 @@ class Promoter:
             sender=update.path,
             max_loss_points=self.plan.max_update_loss_points,
         )
-
-    def right_before(self, loaded: LoadedModel, release: str, known: Sequence[Row], path: str) -> list[bool]:
-        """Which of the known rows a release answers; measured once, as every update to it is compared with that."""
-        key = release, hash(tuple(known))
-        if key not in self.known_right:
-            self.known_right[key] = evaluate_rows(loaded, known, path)[1]
-        return self.known_right[key]
 
     def history(self, update: Update) -> list[dict[str, float]]:
         """The norms of the updates that were let into releases of the same path before."""
@@ -168,215 +119,3 @@ class Promoter:
 def base_norms(loaded: LoadedModel) -> dict[str, float]:
     """Frobenius norms of the modules of the model that a delta would be added to."""
     return {name: float(module.weight.detach().float().norm()) for name, module in loaded.linear_modules()}
-
-
-class Candidate:
-    """One promotion: the old release, the updates, and the folder in which the new adapter comes to be."""
-
-    def __init__(self, promoter: Promoter, chain: list[Link], updates: Mapping[str, Update]) -> None:
-        self.promoter, self.chain = promoter, chain
-        self.digests = tuple(sorted(updates))  # in whatever order they are given, the outcome is the same
-        self.updates = [updates[digest] for digest in self.digests]
-        self.composer, self.plan = promoter.composer, promoter.plan
-        self.old = chain[-1].release
-        self.path = self.old.path
-        inputs = json.dumps([chain[-1].digest, self.digests, asdict(self.plan)])
-        self.work = promoter.runs / f"release-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-        self.lessons, self.judged = self.split_transfer_rows()
-
-    def split_transfer_rows(self) -> tuple[list[Lesson], list[list[Row]]]:
-        """Every child's transfer rows: most to learn from, some held back to judge with."""
-        lessons, judged = [], []
-        for update in self.updates:
-            rows: list[Row] = []
-            if update.transfer:
-                rows = read_rows(self.composer.blobs.open_verified(update.transfer.sha256), MAX_ROWS_BYTES)
-                random.Random(self.plan.seed).shuffle(rows)  # noqa: S311  a choice that can be repeated, no secret
-            held = min(round(len(rows) * HELD_BACK), MAX_JUDGED_ROWS)
-            lessons.append(Lesson(update.path, rows[held:]))
-            judged.append(rows[:held])
-        return lessons, judged
-
-    def own_delta(self) -> Delta | None:
-        """The adapter of the release that is to be replaced."""
-        return self.composer.delta(self.old.adapter) if self.old.adapter else None
-
-    def anchors(self) -> list[Row]:
-        """The old release's anchor rows."""
-        if self.old.anchors is None:
-            return []
-        return read_rows(self.composer.blobs.open_verified(self.old.anchors.sha256), MAX_ROWS_BYTES)
-
-    def roles(self) -> list[str]:
-        """Paths below this one whose keys are enrolled: their roles must keep working when they rebase."""
-        place = NodePath.parse(self.path)
-        with self.composer.store.read() as session:
-            rows = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active"))
-            return sorted({path for path in rows if NodePath.parse(path).is_within(place)})
-
-    def train(self) -> tuple[Merged, Delta]:
-        """Merge and consolidate; the candidate's own adapter."""
-        increments = [self.composer.delta(update.adapter) for update in self.updates]
-        merged = merge(self.own_delta(), increments, self.plan.rank_budget)
-        rehearsed = [
-            row for row in self.anchors() if split_of(row) != "test"
-        ]  # what everybody measures with stays unseen
-        examples = lessons_as_examples(
-            self.lessons, rehearsed, self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
-        )
-        rank = max(factor.rank for factor in merged.delta.values())
-        plan = TrainPlan(
-            rank=rank,
-            alpha=float(rank),
-            epochs=1,
-            learning_rate=self.plan.learning_rate,
-            batch_tokens=self.plan.batch_tokens,
-            seed=self.plan.seed,
-        )
-        above = self.without_own_adapter()
-        result = consolidate(
-            above, merged.delta, examples, plan, self.work, lambda report: self.promoter.on_step(self.path, report)
-        )
-        return merged, result.delta
-
-    def without_own_adapter(self) -> LoadedModel:
-        """The model that the path's own adapter is added to."""
-        loaded = self.composer.load_chain(self.chain)
-        own = self.own_delta()
-        if own:
-            add(loaded, own, by=-1.0)
-        return loaded
-
-    def judge(self, delta: Delta) -> list[CheckResult]:
-        """The gate: old knowledge on hidden rows, each child's gain on rows that were held back."""
-        known = self.promoter.known_rows(NodePath.parse(self.path))[:MAX_JUDGED_ROWS]
-        loaded = self.composer.load_chain(self.chain)
-        before = self.promoter.right_before(loaded, self.chain[-1].digest, known, self.path)
-        before_gain = [self.right(loaded, rows) for rows in self.judged]
-        own = self.own_delta()
-        if own:
-            add(loaded, own, by=-1.0)
-        add(loaded, delta)
-        started = time.monotonic()
-        checks = [check_loss("gate.known", before, self.right(loaded, known), self.plan.max_loss_points)]
-        gains = zip(self.updates, self.judged, before_gain, strict=True)
-        for number, (update, rows, old_right) in enumerate(gains, 1):
-            checks.append(
-                check_gain(
-                    f"gate.gain-{number}",
-                    old_right,
-                    self.right(loaded, rows),
-                    claimed_gain(update),
-                    self.plan.min_gain_kept,
-                )
-            )
-        cost = (time.monotonic() - started) * 1000 / len(checks)
-        return [check.model_copy(update={"cost_ms": cost}) for check in checks]
-
-    def right(self, loaded: LoadedModel, rows: Sequence[Row]) -> list[bool]:
-        """Which rows the model answers as expected, asked as this path."""
-        return evaluate_rows(loaded, rows, self.path)[1] if rows else []
-
-    def release(self, delta: Delta, merged: Merged, checks: Sequence[CheckResult]) -> tuple[Release, str]:
-        """Write the files and the signed release; visible in one transaction together with the updates' states."""
-        now = self.promoter.now()
-        self.work.mkdir(parents=True, exist_ok=True)
-        shape = write_adapter(delta, self.work / WEIGHTS_FILE)
-        adapter = self.file(self.work / WEIGHTS_FILE)
-        anchors_file = self.work / "anchors.jsonl"
-        write_rows(self.new_anchors(delta), anchors_file)
-        evaluations = tuple(gate_evaluations(self.path, checks))
-        version = self.old.version + 1
-        card_file = self.work / "README.md"
-        card_file.write_text(self.card(shape, version, evaluations, merged.error), encoding="utf-8")
-        release = Release(
-            path=self.path,
-            version=version,
-            base=self.old.base,
-            base_name=self.old.base_name,
-            adapter=Adapter(file=adapter, shape=shape),
-            above=self.old.above,
-            previous=self.chain[-1].digest,
-            anchors=self.file(anchors_file),
-            card=self.file(card_file),
-            evaluations=evaluations,
-            contributions=self.digests,
-            recompression_error=merged.error,
-            created=now,
-            expires=now + timedelta(days=self.plan.release_valid_days),
-        )
-        key: PrivateKey = self.promoter.own.key
-        envelope = seal_document(release, key)
-        digest = hashlib.sha256(envelope).hexdigest()
-        self.promoter.keep_rows(NodePath.parse(self.path), [row for rows in self.judged for row in rows])
-        with self.composer.store.transaction() as session:
-            head = session.get(HeadRow, self.path)
-            if head is None or head.release != self.chain[-1].digest:
-                raise LocalFailure(f"{self.path} got another release meanwhile", "the candidate is made again over it")
-            session.add(release_row(Link(release, digest, key.public, envelope), own=True))
-            session.flush()  # the head refers to it
-            head.release, head.changed = digest, now
-            for update in self.digests:
-                mark(session, update, "released", now, release=digest)
-        return release, digest
-
-    def clean_up(self) -> None:
-        """Remove the work folder, once nothing is left to resume."""
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def file(self, path: Path) -> File:
-        """Put a file among the blobs and describe it."""
-        return File(name=path.name, size=path.stat().st_size, sha256=self.composer.blobs.put_file(path))
-
-    def new_anchors(self, delta: Delta) -> list[Row]:
-        """Old and new prompts with the candidate's own answers: what the nodes below replay from now on.
-
-        The children's share is what they allowed to travel; the total stays within the plan's number of rows.
-        """
-        rng = random.Random(self.plan.seed)  # noqa: S311  a choice that can be repeated, no secret
-        old = self.anchors()
-        new = [row for lesson in self.lessons for row in lesson.rows]
-        room = self.plan.anchor_rows
-        new = rng.sample(new, min(len(new), max(room // 2, room - len(old))))
-        old = rng.sample(old, min(len(old), room - len(new)))
-        loaded = self.without_own_adapter()
-        add(loaded, delta)
-        anywhere = [replace(row, lang="", domain="", subdomain="") for row in old + new]  # asked as whoever replays it
-        return reanswered(loaded, anywhere, self.path)
-
-    def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], error: float) -> str:
-        """The model card of the new release."""
-        old = parse_card(self.composer.blobs.read(self.old.card.sha256, MAX_CARD_BYTES).decode())
-        facts = CardFacts(
-            ref=Ref(NodePath.parse(self.path), version),
-            title=self.path,
-            languages=old.languages,
-            licence=old.licence or "Apache-2.0",
-            base_model=self.old.base_name,
-            relation="adapter",
-            library="peft",
-            evaluations=tuple(evaluations),
-            summary=f"Version {version} of {self.path}: a LoRA adapter of rank {shape.rank} over {self.old.base_name}.",
-            training=f"Merged from {len(self.digests)} checked updates and consolidated on their transfer rows and "
-            f"on the anchors of version {self.old.version}; recompression error {error:.2g}.",
-        )
-        return render_card(facts)
-
-
-def claimed_gain(update: Update) -> float:
-    """The largest gain in exact match that an update claims on held-out rows, 0 to 1; 0 where it claims none."""
-    gains = [
-        claim.metrics["exact_match"] - claim.metrics["exact_match_before"]
-        for claim in update.claims
-        if {"exact_match", "exact_match_before"} <= claim.metrics.keys()
-    ]
-    return max([0.0, *gains])
-
-
-def gate_evaluations(path: str, checks: Sequence[CheckResult]) -> list[Evaluation]:
-    """The gate's figures as evaluations that travel with the release."""
-    return [
-        Evaluation(dataset=check.name, split="gate", rows=0, metrics={"value": check.value}, path=path)
-        for check in checks
-        if check.value is not None
-    ]
