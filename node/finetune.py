@@ -5,13 +5,12 @@
 Every step either is done again to the same result or has left its outcome in the run's folder, so the same command
 goes on after a kill at any moment, and answers with what is there when all is done. What goes before the first step is
 in `node.preparation`, the steps in `node.training`, the loop in `sync.train`; offering the result to the parent is left
-to `node.publish`.
+to `node.publish`, repeating a run to `node.repeat`.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,20 +20,17 @@ from pathlib import Path
 from typing import Literal
 
 from node.context import Node
-from node.datasets import read
-from node.footing import footing_on
-from node.manifest import RunManifest, use_threads
+from node.manifest import RunManifest
 from node.material import Material
-from node.preparation import FinetuneRequest, Prepared, default_plan, plan_on, prepare
+from node.preparation import FinetuneRequest, Prepared, default_plan, prepare
 from node.result import Outcome, finished_run, note_run, store_result
 from node.run_lock import run_lock
 from node.training import OnProgress, Training, ignore, write_whole
-from registry.errors import BadData, BanyanError, LocalFailure
+from registry.errors import BanyanError, LocalFailure
 from registry.paths import NodePath
 from registry.rows import Row, Split, write_rows
-from registry.tables import RunRow
 
-__all__ = ["FinetuneRequest", "FinetuneResult", "Repeated", "default_plan", "finetune", "repeat"]
+__all__ = ["FinetuneRequest", "FinetuneResult", "check_disk", "default_plan", "failures", "finetune"]
 
 SAVE_MEMORY = "close other programs, or lower --batch-tokens"
 REMEDIES = (
@@ -89,8 +85,8 @@ def _run(node: Node, prepared: Prepared, on_progress: OnProgress, now: Callable[
     node.blobs.put_bytes(manifest.to_bytes())
     note_run(node, manifest, "running", {}, now())
     try:
-        with _failures(folder):
-            _check_disk(node, prepared)
+        with failures(folder):
+            check_disk(node, prepared)
             _lay_out(folder, manifest, prepared.material)
             training = Training(node, prepared.footing, manifest, prepared.material, folder, on_progress)
             scored = training.scored()
@@ -117,7 +113,8 @@ def _lay_out(folder: Path, manifest: RunManifest, material: Material) -> None:
     write_whole(folder / "manifest.json", manifest.to_bytes())
 
 
-def _check_disk(node: Node, prepared: Prepared) -> None:
+def check_disk(node: Node, prepared: Prepared) -> None:
+    """Raise LocalFailure when the disk has too little room for a run."""
     needed = prepared.memory.adapter // 4 * COPIES_ON_DISK + prepared.manifest.data.size_bytes * 2
     free = shutil.disk_usage(node.home.root).free
     if needed > free:
@@ -128,7 +125,7 @@ def _check_disk(node: Node, prepared: Prepared) -> None:
 
 
 @contextmanager
-def _failures(folder: Path) -> Iterator[None]:
+def failures(folder: Path) -> Iterator[None]:
     """What the disk and the memory could not do, in our words; the libraries have no one error for either."""
     try:
         yield
@@ -152,35 +149,3 @@ def _result(
 ) -> FinetuneResult:
     run = prepared.manifest.run_id
     return FinetuneResult(state, run, node.home.runs / run, prepared, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """What a repeated run came to; `expected` is the adapter of the run that the manifest is of, where it is known."""
-
-    adapter: str
-    expected: str | None
-    differences: list[str]  # what is not as it was: versions, machine, settings
-
-
-def repeat(node: Node, manifest: RunManifest, data: Path, on_progress: OnProgress = ignore) -> Repeated:
-    """Train again what a manifest describes, beside everything that is there, and compare the adapters by digest.
-
-    Raises BadData when the data are not those of the manifest, LocalFailure when its releases are not here.
-    """
-    dataset = read(data, manifest.data.format)
-    if dataset.file.sha256 != manifest.data.sha256:
-        raise BadData(f"{data} is not the file of the run: SHA-256 {dataset.file.sha256}", "give the file as it was")
-    stands_on = manifest.ground.start or (manifest.ground.above.digest if manifest.ground.above else "")
-    footing = footing_on(node, NodePath.parse(manifest.path), stands_on)
-    request = FinetuneRequest(
-        data, manifest.data.format, manifest.train_plan, manifest.replay, score_rows=manifest.score_rows
-    )
-    prepared = plan_on(node, footing, dataset, request, [])
-    with node.store.read() as session:
-        row = session.get(RunRow, manifest.run_id)
-    use_threads(manifest.machine.threads)
-    with tempfile.TemporaryDirectory(dir=node.home.runs, prefix="repeat-") as folder, _failures(Path(folder)):
-        training = Training(node, footing, manifest, prepared.material, Path(folder), on_progress)
-        trained = training.trained(training.fresh_model())
-    return Repeated(trained.sha256, row.adapter if row else None, manifest.differences(prepared.manifest))

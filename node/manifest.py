@@ -151,11 +151,6 @@ def this_machine() -> Machine:
     )
 
 
-def use_threads(threads: int) -> None:
-    """Compute on as many threads as a manifest says: sums are taken in another order on another number of them."""
-    torch.set_num_threads(threads)
-
-
 def _processor() -> str:
     if CPU_FACTS.is_file():
         with CPU_FACTS.open(encoding="utf-8", errors="replace") as lines:

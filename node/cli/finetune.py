@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from node.cli.group import Call, command
-from node.cli.output import DONE, LOCAL_FAILURE, OnProgress, Output, Result, plain_text
+from node.cli.output import DONE, LOCAL_FAILURE, REFUSED, OnProgress, Output, Result, plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 
 FORMATS = ("messages", "sharegpt", "alpaca", "input-output", "prompt-completion", "text")
 SHOWN_CHARS = 600
+SAID_BY_MANIFEST = ("form", "replay", "score_rows", *("rank", "alpha", "targets", "epochs", "patience"),
+                    *("learning_rate", "batch_tokens", "max_tokens", "seed", "threads", "precision"))  # fmt: skip
 
 
 @command("node finetune en/finance/cards --data rows.jsonl --dry-run")
-@click.argument("path")
+@click.argument("path", required=False)
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSONL, JSON, CSV, TSV or Parquet."
+)
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Repeat the run of this manifest (runs/RUN/manifest.json) on its data, and compare the adapters.",
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Layout of the rows; detected if not given.")
 @click.option("--dry-run", is_flag=True, help="Show examples, plan and memory, and stop there.")
@@ -45,9 +53,10 @@ SHOWN_CHARS = 600
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the model.")
 def finetune(
     call: Call,
-    path: str,
+    path: str | None,
     *,
     data: Path,
+    manifest: Path | None,
     form: Format | None,
     dry_run: bool,
     replay: float,
@@ -60,9 +69,17 @@ def finetune(
 
     Three examples are shown as the model sees them, then the run starts; it is evaluated before and after on the same
     held-out rows. A run that was interrupted goes on where it was when the same command is given again.
+
+    With --manifest a run is repeated: the same data, releases, flags and seed give the same adapter on one machine. It
+    changes nothing; what is not as it was (versions, machine) is named, and exit code 5 says that the adapters differ.
     """
     from registry.paths import NodePath
 
+    if manifest is not None:
+        _refuse_other_flags(call, path)
+        return _repeat(call, manifest, data, dry_run=dry_run)
+    if path is None:
+        raise click.UsageError("Missing argument 'PATH': name the path to fine-tune, or a run with --manifest FILE")
     place = NodePath.parse(path)
     with call.node(threads=threads, precision=precision) as node:
         from node.finetune import FinetuneRequest, default_plan
@@ -78,6 +95,62 @@ def finetune(
         with call.output.progress("Fine-tuning") as bar:
             done = run(node, place, replace(request, dry_run=False), _watch(call.output, bar))
     return Result(_described(done), _view)
+
+
+def _refuse_other_flags(call: Call, path: str | None) -> None:
+    """Raise UsageError for whatever the manifest says itself."""
+    context = click.get_current_context()
+    said = [name for name in SAID_BY_MANIFEST if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    flags = [option.opts[0] for option in context.command.params if option.name in said]
+    flags += [f"--set {key}" for key in ("threads", "precision") if key in call.flags]
+    if path is not None:
+        flags.append("PATH")
+    if flags:
+        raise click.UsageError(f"the manifest says what the run is: leave out {', '.join(flags)}")
+
+
+def _repeat(call: Call, file: Path, data: Path, *, dry_run: bool) -> Result:
+    from node.repeat import prepare_repeat, read_manifest
+
+    manifest = read_manifest(file)
+    with call.node() as node:
+        repetition = prepare_repeat(node, manifest, data)
+        prepared = repetition.prepared
+        call.output.draw(_preview(prepared))
+        for difference in repetition.differences:
+            call.output.note(f"warning: not as in the manifest: {difference} now")
+        facts: dict[str, Any] = {
+            "state": "planned",
+            "run": manifest.run_id,
+            "path": manifest.path,
+            "differences": list(repetition.differences),
+            "refusal": str(prepared.refusal) if prepared.refusal else None,
+            "hint": prepared.refusal.hint if prepared.refusal else "",
+            "adapter": None,
+            "expected": None,
+            "same": None,
+        }
+        if dry_run:
+            return Result(facts, _repeated_view, LOCAL_FAILURE if prepared.refusal else DONE)
+        with call.output.progress("Repeating") as bar:
+            done = repetition.run(_watch(call.output, bar))
+    same = done.adapter == done.expected if done.expected else None
+    facts |= {"state": "repeated", "adapter": done.adapter, "expected": done.expected, "same": same}
+    return Result(facts, _repeated_view, REFUSED if same is False else DONE)
+
+
+def _repeated_view(data: dict[str, Any]) -> str:
+    if data["state"] == "planned":
+        if data["refusal"]:
+            return f"planned, but it would not start: {data['refusal']}\nnext:  {data['hint']}"
+        return f"planned: run {data['run']} once more; nothing was changed\nnext:  the same command without --dry-run"
+    made = f"repeated: run {data['run']} came to the adapter {data['adapter']}"
+    if data["expected"] is None:
+        return f"{made}; what it came to the first time is not known here\nnext:  compare it where the run was"
+    if data["same"]:
+        return f"{made}, as the first time\nnext:  node show {data['path']}"
+    reason = "the differences above" if data["differences"] else "nothing that the manifest names"
+    return f"{made}, not to {data['expected']} as the first time; what differs: {reason}\nnext:  node doctor"
 
 
 def _plan_flags(plan: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import torch
 
 from node import preparation, training
 from node.context import Node
-from node.finetune import FinetuneRequest, FinetuneResult, finetune, repeat
+from node.finetune import FinetuneRequest, FinetuneResult, finetune
 from node.manifest import RunManifest
 from node.metrics import read_curve
+from node.repeat import Repeated, prepare_repeat
 from node.run_lock import run_lock
 from node.training import Progress
 from registry.cards import parse_card
@@ -180,9 +181,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_adapter(
     assert run_row(tiny_node, result).state == "done"
     steps = [step for step, _ in read_curve(result.folder / "metrics.jsonl").training]
     assert steps == list(range(1, len(steps) + 1))
-    again = repeat(tiny_node, result.prepared.manifest, request_.data)
-    assert (again.adapter, again.expected) == (result.outcome.adapter, result.outcome.adapter)
-    assert again.differences == []
+    repetition = prepare_repeat(tiny_node, result.prepared.manifest, request_.data)
+    assert repetition.differences == ()
+    assert repetition.run() == Repeated(result.outcome.adapter, result.outcome.adapter)
 
 
 def test_a_run_killed_by_the_system_goes_on(tiny_node: Node, request_: FinetuneRequest, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ finetune(node, NodePath.parse("en/numbers"), FinetuneRequest(Path(sys.argv[2]), 
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     result = finetune(tiny_node, PATH, request_)
     assert result.outcome is not None
-    assert repeat(tiny_node, result.prepared.manifest, request_.data).adapter == result.outcome.adapter
+    assert prepare_repeat(tiny_node, result.prepared.manifest, request_.data).run().adapter == result.outcome.adapter
 
 
 def test_a_dry_run_shows_the_plan_and_changes_nothing(tiny_node: Node, request_: FinetuneRequest) -> None:
@@ -309,12 +310,6 @@ def test_a_disk_or_memory_that_runs_out_is_told_and_the_run_goes_on_later(
     assert remedy in caught.value.hint
     assert snapshot(tiny_node) == before
     assert finetune(tiny_node, PATH, request_).state == "done"
-
-
-def test_other_data_do_not_repeat_a_run(tiny_node: Node, request_: FinetuneRequest, tmp_path: Path) -> None:
-    manifest = finetune(tiny_node, PATH, replace(request_, dry_run=True)).prepared.manifest
-    with pytest.raises(BadData, match="is not the file of the run"):
-        repeat(tiny_node, manifest, data_file(tmp_path, own_rows(59), "other.jsonl"))
 
 
 def test_bad_requests_are_refused(tiny_node: Node, request_: FinetuneRequest, tmp_path: Path) -> None:
