@@ -6,7 +6,6 @@ the model is worth at the path is left to `evaluate`.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from node.context import Node
 from node.model_folder import ModelFolder, inspect
 from registry.blobs import BlobStore
 from registry.cards import CardFacts, render_card, spdx_licence
-from registry.documents import BaseManifest, File, Release, seal_document
+from registry.documents import BaseManifest, File, Release
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
 from registry.store import Session, func, select
 from registry.tables import HeadRow, ReleaseRow
-from sync.chain import Link, find_release, release_row, stored_chain
+from sync.chain import Link, find_release, serve, signed_link, stored_chain
 
 OnProgress = Callable[[int, int], None]
 UNKNOWN_LICENCE = "LicenseRef-unknown"
@@ -137,17 +136,9 @@ def _release(
             created=now,
             expires=now + timedelta(days=node.settings.release_valid_days),
         )
-        envelope = seal_document(release, node.key)
-        link = link_of(release, envelope, node)
-        session.add(release_row(link, own=True))
-        session.flush()  # the head refers to it
-        session.merge(HeadRow(path=str(path), release=link.digest, changed=now))
+        link = signed_link(release, node.key)
+        serve(session, link, now)
     return link
-
-
-def link_of(release: Release, envelope: bytes, node: Node) -> Link:
-    """A release that this node has just signed, as a link of a chain."""
-    return Link(release, hashlib.sha256(envelope).hexdigest(), node.key.public, envelope)
 
 
 def _next_version(session: Session, path: NodePath) -> int:

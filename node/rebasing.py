@@ -16,18 +16,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from node.context import Node
-from node.importing import link_of
 from node.models import composer
 from node.pull import pull
 from node.run_lock import run_lock
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
-from registry.documents import Adapter, Evaluation, File, Release, seal_document
+from registry.documents import Adapter, Evaluation, File, Release
 from registry.errors import BanyanError
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
 from registry.store import select
 from registry.tables import DecisionRow, HeadRow, ReleaseRow, RunRow
-from sync.chain import Link, release_row
+from sync.chain import Link, serve, signed_link
 from sync.consolidate import CONSOLIDATION_TOKENS
 from sync.delta import WEIGHTS_FILE, write_adapter
 from sync.rebase import Option, Rebase, choose
@@ -174,10 +173,7 @@ def _store(node: Node, rebase: Rebase, options: list[Option], chosen: Option, no
         if chosen.way == "stay":
             return rebase.own.release.version
         release = _new_release(node, rebase, chosen, now)
-        link = link_of(release, seal_document(release, node.key), node)
-        session.add(release_row(link, own=True))
-        session.flush()
-        session.merge(HeadRow(path=release.path, release=link.digest, changed=now))
+        serve(session, signed_link(release, node.key), now)
     return release.version
 
 

@@ -10,16 +10,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from node.bases import read_manifest
 from node.context import Node
 from node.footing import Footing
-from node.importing import link_of
 from node.manifest import RunManifest
 from node.measure import Measured, as_evaluations
 from node.training import Scored
 from registry.cards import CardFacts, render_card
-from registry.documents import Adapter, Evaluation, File, Release, ReleasePin, seal_document
+from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.store import Session, func, select
-from registry.tables import EvaluationRow, HeadRow, ReleaseRow, RunRow, RunState
-from sync.chain import release_row
+from registry.tables import EvaluationRow, ReleaseRow, RunRow, RunState
+from sync.chain import serve, signed_link
 from sync.delta import WEIGHTS_FILE
 
 
@@ -122,11 +121,9 @@ def store_result(
             created=now,
             expires=now + timedelta(days=node.settings.release_valid_days),
         )
-        link = link_of(release, seal_document(release, node.key), node)
+        link = signed_link(release, node.key)
         outcome = _outcome(link.pin, file, scored, seconds)
-        session.add(release_row(link, own=True))
-        session.flush()  # the head refers to it
-        session.merge(HeadRow(path=manifest.path, release=link.digest, changed=now))
+        serve(session, link, now)
         session.add_all(_evidence(manifest, footing.last.digest, scored.before, now))
         session.add_all(_evidence(manifest, link.digest, scored.after, now))
         _keep_run(session, manifest, "done", outcome.model_dump_json(), adapter=file.sha256, now=now)

@@ -12,14 +12,13 @@ from typing import Final
 
 from node.bases import base_folder
 from node.context import Node
-from node.importing import link_of
 from node.validation import store_validation
 from registry.cards import CardFacts, parse_card, render_card
-from registry.documents import BaseManifest, File, Release, ReleasePin, seal_document
+from registry.documents import BaseManifest, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.rows import read_rows
 from registry.tables import HeadRow
-from sync.chain import release_row
+from sync.chain import serve, signed_link
 
 BUNDLED: Final = Path(__file__).parent / "bundled"
 MODEL_NAME: Final = "banyan/seedling"
@@ -72,10 +71,8 @@ def install_starter_tree(node: Node) -> list[Ref]:
                 created=now,
                 expires=now + timedelta(days=node.settings.release_valid_days),
             )
-            link = link_of(release, seal_document(release, node.key), node)
-            session.add(release_row(link, own=True))
-            session.flush()
-            session.add(HeadRow(path=str(path), release=link.digest, changed=now))
+            link = signed_link(release, node.key)
+            serve(session, link, now)
             pins[path] = link.pin
     return [Ref(path, 1) for path in pins]
 

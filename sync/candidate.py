@@ -18,14 +18,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
-from registry.documents import Adapter, AdapterShape, CheckResult, Evaluation, File, Release, Update, seal_document
+from registry.documents import Adapter, AdapterShape, CheckResult, Evaluation, File, Release, Update
 from registry.errors import LocalFailure
-from registry.keys import PrivateKey
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows, split_of, write_rows
 from registry.store import select
 from registry.tables import EnrolmentRow, HeadRow
-from sync.chain import Link, release_row
+from sync.chain import Link, serve, signed_link
 from sync.consolidate import Lesson, Merged, consolidate, lessons_as_examples, merge
 from sync.delta import WEIGHTS_FILE, Delta, write_adapter
 from sync.gate import check_gain, check_loss
@@ -174,20 +173,16 @@ class Candidate:
             created=now,
             expires=now + timedelta(days=self.plan.release_valid_days),
         )
-        key: PrivateKey = self.parent.own.key
-        envelope = seal_document(release, key)
-        digest = hashlib.sha256(envelope).hexdigest()
+        link = signed_link(release, self.parent.own.key)
         self.parent.keep_rows(NodePath.parse(self.path), [row for rows in self.judged for row in rows])
         with self.composer.store.transaction() as session:
             head = session.get(HeadRow, self.path)
             if head is None or head.release != self.chain[-1].digest:
                 raise LocalFailure(f"{self.path} got another release meanwhile", "the candidate is made again over it")
-            session.add(release_row(Link(release, digest, key.public, envelope), own=True))
-            session.flush()  # the head refers to it
-            head.release, head.changed = digest, now
+            serve(session, link, now)
             for update in self.digests:
-                mark(session, update, "released", now, release=digest)
-        return release, digest
+                mark(session, update, "released", now, release=link.digest)
+        return release, link.digest
 
     def clean_up(self) -> None:
         """Remove the work folder, once nothing is left to resume."""

@@ -6,13 +6,15 @@ the SHA-256 of the key, so a key is stored and fetched like any other file. Fetc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from registry.blobs import BlobStore
-from registry.documents import File, Release, ReleasePin, open_document
+from registry.documents import File, Release, ReleasePin, open_document, seal_document
 from registry.errors import BadData, LocalFailure
-from registry.keys import KEY_BYTES, PublicKey
+from registry.keys import KEY_BYTES, PrivateKey, PublicKey
 from registry.paths import Ref
 from registry.store import Session, Store, select
 from registry.tables import HeadRow, ReleaseRow
@@ -102,6 +104,19 @@ def release_files(release: Release) -> Iterator[File]:
     yield release.card
 
 
+def signed_link(release: Release, key: PrivateKey) -> Link:
+    """A release of this node, signed with its key."""
+    envelope = seal_document(release, key)
+    return Link(release, hashlib.sha256(envelope).hexdigest(), key.public, envelope)
+
+
+def serve(session: Session, link: Link, now: datetime) -> None:
+    """Store a release that this node has signed and make it the head of its path, in the caller's transaction."""
+    session.add(release_row(link, own=True))
+    session.flush()  # the head refers to it
+    session.merge(HeadRow(path=link.release.path, release=link.digest, changed=now))
+
+
 def release_row(link: Link, own: bool) -> ReleaseRow:
     """The row that stores a verified release."""
     release = link.release
@@ -118,8 +133,3 @@ def release_row(link: Link, own: bool) -> ReleaseRow:
         created=release.created,
         expires=release.expires,
     )
-
-
-def total_bytes(files: Sequence[File]) -> int:
-    """Sum of the declared sizes, each digest counted once."""
-    return sum({file.sha256: file.size for file in files}.values())

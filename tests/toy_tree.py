@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,7 +28,7 @@ from registry.paths import NodePath, Ref
 from registry.rows import Row, write_rows
 from registry.store import select
 from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, UpdateRow
-from sync.chain import Link, release_row, stored_chain
+from sync.chain import Link, release_row, signed_link, stored_chain
 from sync.delta import WEIGHTS_FILE, Delta, write_adapter
 from sync.enrolled import Identity
 from sync.inbox import Checks, State, advance, receive
@@ -104,8 +103,7 @@ def put_toy_release(
         created=now,
         expires=now + timedelta(days=30),
     )
-    envelope = seal_document(release, key)
-    link = Link(release, hashlib.sha256(envelope).hexdigest(), key.public, envelope)
+    link = signed_link(release, key)
     node.blobs.put_bytes(key.public.raw)
     with node.store.transaction() as session:
         session.add(release_row(link, own=signer is None))

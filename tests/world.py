@@ -26,9 +26,9 @@ from registry.documents import (
 from registry.home import Home
 from registry.keys import PrivateKey
 from registry.paths import NodePath
-from registry.store import Session, select
+from registry.store import select
 from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, RunRow
-from sync.chain import Link, release_row, stored_link
+from sync.chain import release_row, serve, signed_link, stored_link
 
 SHAPE = AdapterShape(rank=4, alpha=4.0, targets=("q_proj",), dtype="F32")
 BASE_FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": bytes(range(256)) * 2000}
@@ -92,22 +92,13 @@ def put_release(
         created=created,
         expires=created + timedelta(days=days),
     )
-    envelope = seal_document(release, node.key)
-    link = Link(release, hashlib.sha256(envelope).hexdigest(), node.key.public, envelope)
+    link = signed_link(release, node.key)
     with node.store.transaction() as session:
-        session.add(release_row(link, own=True))
-        session.flush()
         if is_head:
-            _set_head(session, link.pin)
+            serve(session, link, utc_now())
+        else:
+            session.add(release_row(link, own=True))
     return link.pin
-
-
-def _set_head(session: Session, pin: ReleasePin) -> None:
-    head = session.get(HeadRow, pin.path)
-    if head is None:
-        session.add(HeadRow(path=pin.path, release=pin.digest, changed=utc_now()))
-    else:
-        head.release = pin.digest
 
 
 def put_run(node: Node, path: str, adapter: bytes) -> str:

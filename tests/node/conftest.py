@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from node.bundled.build import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from node.context import Node
-from registry.documents import BaseManifest, Release, ReleasePin, seal_document
+from registry.documents import BaseManifest, Release, ReleasePin
 from registry.rows import Row, write_rows
-from registry.tables import HeadRow
-from sync.chain import Link, release_row
+from sync.chain import serve, signed_link
 from tests.world import make_node, put, put_base, utc_now
 
 COLOURS = ("red", "green", "blue", "white", "black")
@@ -101,10 +99,7 @@ def put_anchored(
         created=utc_now(),
         expires=utc_now() + timedelta(days=30),
     )
-    envelope = seal_document(release, node.key)
-    link = Link(release, hashlib.sha256(envelope).hexdigest(), node.key.public, envelope)
+    link = signed_link(release, node.key)
     with node.store.transaction() as session:
-        session.add(release_row(link, own=True))
-        session.flush()
-        session.merge(HeadRow(path=path, release=link.digest, changed=utc_now()))
+        serve(session, link, utc_now())
     return link.pin

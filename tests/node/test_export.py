@@ -15,15 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from node.context import Node, opened_node
 from node.export import export_model
-from node.importing import Source, import_model, link_of
+from node.importing import Source, import_model
 from node.models import load
 from node.settings import load_settings
 from node.setup import set_up
-from registry.documents import Adapter, File, Release, seal_document
+from registry.documents import Adapter, File, Release
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
-from registry.tables import HeadRow
-from sync.chain import Link, release_row
+from sync.chain import Link, serve, signed_link
 from sync.delta import Delta, Factor, write_adapter
 from tests.node.tiny_models import save_tiny
 
@@ -55,11 +54,9 @@ def put_release(node: Node, path: str, below: Link, delta: Delta, tmp_path: Path
         update={"path": path, "adapter": Adapter(file=stored, shape=shape), "above": below.pin, "created": NOW}
     )
     release = Release.from_bytes(release.to_bytes())
-    link = link_of(release, seal_document(release, node.key), node)
+    link = signed_link(release, node.key)
     with node.store.transaction() as session:
-        session.add(release_row(link, own=True))
-        session.flush()
-        session.merge(HeadRow(path=path, release=link.digest, changed=NOW))
+        serve(session, link, NOW)
     return link
 
 

@@ -18,7 +18,7 @@ from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows, write_rows
 from registry.store import select
 from registry.tables import HeadRow
-from sync.chain import stored_chain
+from sync.chain import Link, stored_chain
 from sync.score import evaluate
 from tests.toy import KNOWN, held_out, rows
 from tests.toy_tree import SETTINGS
@@ -107,15 +107,15 @@ def test_a_tree_that_was_begun_is_not_visible_and_is_made_by_the_next_call(
     class Stopped(BaseException):
         """Stands for the end of the process: nothing of ours catches it."""
 
-    def dying(document: Any, key: Any) -> bytes:
+    def dying(document: Any, key: Any) -> Link:
         signed.append(document)
         if len(signed) == 5:
             raise Stopped
         return seal(document, key)
 
-    seal = starter.seal_document
+    seal = starter.signed_link
     with monkeypatch.context() as changed:
-        changed.setattr(starter, "seal_document", dying)
+        changed.setattr(starter, "signed_link", dying)
         with pytest.raises(Stopped):
             install_starter_tree(root)
     assert snapshot(root) == (set(), {})

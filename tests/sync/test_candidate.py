@@ -157,9 +157,9 @@ def begin(parent: Node, monkeypatch: pytest.MonkeyPatch, where: str, calls: int)
         case "the clock":
             return replace(working, now=after(calls, working.now))
         case "the signature":
-            monkeypatch.setattr(candidates, "seal_document", after(calls, candidates.seal_document))
+            monkeypatch.setattr(candidates, "signed_link", after(calls, candidates.signed_link))
         case "the transaction":
-            monkeypatch.setattr(candidates, "release_row", after(calls, candidates.release_row))
+            monkeypatch.setattr(candidates, "serve", after(calls, candidates.serve))
         case "the end of the transaction":
             monkeypatch.setattr(candidates, "mark", after(calls, candidates.mark))
     return working
