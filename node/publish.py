@@ -72,8 +72,8 @@ def publish(
 ) -> PublishResult:
     """Offer the head of `path`, a release of our own, to the parent; where it stands there.
 
-    `transfer`: a file of rows that travel with it (a row without an answer gets the model's own); `transfer_rows`: so
-    many of the run's training prompts, with the model's own answers. `confirm` is shown what will leave and asked
+    `transfer`: a file of rows whose prompts travel with it; `transfer_rows`: so many of the run's training prompts.
+    Either travel with the model's own answers, never with the owner's. `confirm` is shown what will leave and asked
     once, before the update is signed; publishing the same again does not ask again. `anew` signs another update all
     the same, as after a rejection for a clock that was wrong.
 

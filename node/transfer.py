@@ -1,7 +1,7 @@
-"""Transfer sets: prompts that their owner lets travel, each with an answer, as a file for one update.
+"""Transfer sets: prompts that their owner lets travel, each with the node's own model's answer (PROTOCOL U9, U10).
 
-Nothing is chosen here without being asked for. Showing the rows before they go, and sending them, is left to
-`publish`.
+Nothing is chosen here without being asked for, and no answer that the owner wrote is in it. Showing the rows before
+they go, and sending them, is left to `publish`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ class TransferSet:
 
 
 def chosen_rows(file: Path, node: Node) -> list[Row]:
-    """The rows of a file that the owner wrote. Raises BadData when it is not such a file or has too many rows."""
-    rows = read_rows(file, node.settings.max_update_bytes)
+    """The prompts of a file that the owner wrote, without its answers, each once.
+
+    Raises BadData when it is not such a file or has too many rows.
+    """
+    rows = _prompts(read_rows(file, node.settings.max_update_bytes))
     if not rows:
         raise BadData(f"{file} has no rows", "each line is a JSON object with input and output")
     return _bounded(rows, node, str(file))
@@ -48,17 +51,23 @@ def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
     file = node.home.runs / run.id / TRAINING_ROWS
     if not file.is_file():
         raise LocalFailure(f"the training rows of run {run.id} are not here: {file}", "use --transfer-set FILE")
-    rows = list({(row.input, row.task, row.history): row for row in read_rows(file, 1 << 32)}.values())
+    rows = _prompts(read_rows(file, 1 << 32))
     if count > len(rows):
         raise BadData(f"{count} prompts were asked for, the run had {len(rows)}", f"--transfer-rows {len(rows)}")
     picked = random.Random(run.id).sample(rows, count)  # noqa: S311 - a choice that can be repeated, no secret
-    return _bounded([replace(row, output="", group="") for row in picked], node, "the choice")
+    return _bounded(picked, node, "the choice")
+
+
+def _prompts(rows: Sequence[Row]) -> list[Row]:
+    """What rows ask, each once: their answers and groups stay here."""
+    asked = {(row.input, row.task, row.history): replace(row, output="", group="") for row in rows}
+    return list(asked.values())
 
 
 def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
-    """Give each row that has no answer the answer of this node's own model of `ref`, and store the file.
+    """Give each row the answer of this node's own model of `ref`, and store the file.
 
-    Rows that the model has no answer for stay behind.
+    Rows that the model has no answer for stay behind; BadData when none is left.
     """
     answered = [row for row in _answered(node, ref, rows) if row.output]
     if not answered:
@@ -72,17 +81,13 @@ def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
 
 
 def _answered(node: Node, ref: Ref, rows: Sequence[Row]) -> list[Row]:
-    open_rows = [row for row in rows if not row.output]
-    if not open_rows:
-        return list(rows)
     from node.models import load
     from sync.answers import answer
     from sync.prompt import conversation, prompt_text
 
     _, loaded = load(node, ref)
-    prompts = [prompt_text(loaded.tokenizer, conversation(row, str(ref.path))) for row in open_rows]
-    answers = iter(answer(loaded, prompts))
-    return [row if row.output else replace(row, output=next(answers)) for row in rows]
+    prompts = [prompt_text(loaded.tokenizer, conversation(row, str(ref.path))) for row in rows]
+    return [replace(row, output=given) for row, given in zip(rows, answer(loaded, prompts), strict=True)]
 
 
 def _bounded(rows: list[Row], node: Node, what: str) -> list[Row]:

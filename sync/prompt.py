@@ -26,9 +26,13 @@ def system_turn(path: str, task: str = "") -> str:
 
 
 def conversation(row: Row, path: str) -> list[Message]:
-    """The turns of a row up to, not including, its answer."""
-    turns = [Message(role="system", content=system_turn(path, row.task))]
-    turns += [Message(role=role, content=content) for role, content in row.history]
+    """The turns of a row up to, not including, its answer.
+
+    There is one system turn, the first: what system turns of the row's own say stands in it below the path.
+    """
+    said = [content for role, content in row.history if role == "system"]
+    turns = [Message(role="system", content="\n\n".join([system_turn(path, row.task), *said]))]
+    turns += [Message(role=role, content=content) for role, content in row.history if role != "system"]
     if row.input:
         turns.append(Message(role="user", content=row.input))
     return turns

@@ -25,9 +25,11 @@ REFUSALS = ("rejected", "quarantined")
 @click.option(
     "--transfer-set",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Rows that may travel; a row without an answer gets this model's own.",
+    help="Rows whose prompts may travel, with this model's own answers; the answers in the file stay here.",
 )
-@click.option("--transfer-rows", type=click.IntRange(0), default=0, help="So many training prompts may travel.")
+@click.option(
+    "--transfer-rows", type=click.IntRange(0), default=0, help="So many training prompts may travel, likewise."
+)
 @click.option("--anew", is_flag=True, help="Sign another update although this release was offered before.")
 @click.option("--wait", "wait_s", type=click.FloatRange(0, 86_400), default=0, help="Seconds to wait for the verdict.")
 @click.option("--yes", is_flag=True, help="Send what is shown without being asked.")
@@ -36,7 +38,8 @@ def publish(
 ) -> Result:
     """Offer this node's own release of a path to the parent.
 
-    Only the signed document, the adapter and the evaluation figures leave this machine, and rows only if you say so.
+    Only the signed document, the adapter and the evaluation figures leave this machine, and prompts only if you say so:
+    each with its earlier turns and the answer of this node's own model, not with the answers of your data.
     Exit code 5 if the parent's checks refuse it.
     """
     from datetime import UTC, datetime
@@ -84,7 +87,7 @@ def _confirmation(call: Call, *, yes: bool) -> Callable[[Outgoing], bool]:
             return True
         if not call.output.interactive:
             raise click.UsageError("rows of your data would leave this machine: look at them above, then add --yes")
-        question = f"Let these {outgoing.transfer_rows} rows leave this machine?"
+        question = f"Let these {outgoing.transfer_rows} prompts and answers leave this machine?"
         return click.confirm(question, err=True)
 
     return confirm
@@ -101,7 +104,15 @@ def described(outgoing: Outgoing) -> dict[str, Any]:
         "claims": [claim.model_dump(mode="json") for claim in outgoing.claims],
         "transfer_rows": outgoing.transfer_rows,
         "total_bytes": outgoing.total_bytes,
-        "samples": [{"input": row.input, "output": row.output, "task": row.task} for row in outgoing.samples],
+        "samples": [
+            {
+                "input": row.input,
+                "output": row.output,
+                "task": row.task,
+                "history": [list(turn) for turn in row.history],
+            }
+            for row in outgoing.samples
+        ],
     }
 
 
@@ -115,11 +126,18 @@ def _leaving(sent: dict[str, Any]) -> RenderableType:
         *(f"  figures          {claim['dataset']}, {claim['split']}, {claim['rows']} rows" for claim in sent["claims"]),
     ]
     if sent["transfer_rows"]:
-        lines.append(f"  {sent['transfer_rows']} rows of text, such as:")
-        lines += [f"    {row['input'][:100]!r} -> {row['output'][:100]!r}" for row in sent["samples"]]
+        lines.append(
+            f"  {sent['transfer_rows']} prompts, each with this model's own answer; your answers stay here. Such as:"
+        )
+        lines += [_sample(row) for row in sent["samples"]]
     else:
         lines.append("  no row of your data")
     return Text(plain_text("\n".join(lines)))
+
+
+def _sample(row: dict[str, Any]) -> str:
+    before = f" after {len(row['history'])} earlier turns, which travel too" if row["history"] else ""
+    return f"    {row['input'][:100]!r}{before} -> {row['output'][:100]!r}"
 
 
 def _view(data: dict[str, Any]) -> RenderableType:

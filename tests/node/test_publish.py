@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from node.api.app import create_app
+from node.cli.publish import _leaving, described
 from node.context import Node
 from node.enrolments import revoke
 from node.models import load
@@ -20,7 +21,7 @@ from node.offer import Outgoing
 from node.publish import PublishResult, publish
 from node.trust import trusted_keys
 from node.updates import list_updates, show_update
-from registry.documents import ReleasePin, Update, Verdict, open_document, seal_document
+from registry.documents import File, ReleasePin, Update, Verdict, open_document, seal_document
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows, write_rows
@@ -65,6 +66,35 @@ def make_family(tmp_path: Path, parent: Node, url: str) -> Family:
     )
     own = own_work(child, pins["en/finance"], "en/finance/cards", ADAPTER)
     return Family(parent, child, pins["en/finance"], own, url)
+
+
+def make_talking(tmp_path: Path, parent: Node, url: str, tiny_base: Path) -> Family:
+    """A family whose child has a model that can answer."""
+    child = make_node(tmp_path / "child", "en/finance/cards", threads=1, precision="fp32")
+    base = put_base(parent, {file.name: file.read_bytes() for file in tiny_base.iterdir()})
+    above = put_release(parent, "en", base)
+    enrol_child(child, parent, url, str(CARDS))
+    trusted = trusted_keys(child, utc_now())
+    fetch_release(child.peer(url), above, trusted=trusted, store=child.store, blobs=child.blobs, now=utc_now())
+    made = torch.Generator().manual_seed(3)
+    talkative = Factor(torch.randn(4, 64, generator=made), 5 * torch.randn(32, 4, generator=made))
+    shape = write_adapter({"model.layers.1.mlp.down_proj": talkative}, tmp_path / "adapter")
+    own = own_work(child, above, str(CARDS), (tmp_path / "adapter").read_bytes(), shape=shape)
+    return Family(parent, child, above, own, url)
+
+
+def own_answers(child: Node, rows: list[Row]) -> list[str]:
+    loaded = load(child, Ref(CARDS))[1]
+    return answer(loaded, [prompt_text(loaded.tokenizer, conversation(row, str(CARDS))) for row in rows])
+
+
+@pytest.fixture
+def talking(tmp_path: Path, serve: Callable, tiny_base: Path) -> Iterator[Family]:
+    parent = make_node(tmp_path / "parent", "en")
+    family = make_talking(tmp_path, parent, serve(create_app(parent)), tiny_base)
+    yield family
+    family.child.close()
+    parent.close()
 
 
 @pytest.fixture
@@ -114,7 +144,8 @@ def test_publishing_again_sends_the_same_bytes_and_gets_the_same_answer(family: 
     assert len(list_updates(family.parent)) == len(list_updates(family.child)) == 1
 
 
-def test_what_will_leave_is_shown_first_and_a_no_leaves_no_trace(family: Family, tmp_path: Path) -> None:
+def test_what_will_leave_is_shown_first_and_a_no_leaves_no_trace(talking: Family, tmp_path: Path) -> None:
+    family = talking
     shown: list[Outgoing] = []
 
     def no(outgoing: Outgoing) -> bool:
@@ -125,7 +156,7 @@ def test_what_will_leave_is_shown_first_and_a_no_leaves_no_trace(family: Family,
         send(family, rows_file(tmp_path, ROWS), confirm=no)
     (outgoing,) = shown
     assert [file.name for file in outgoing.files] == ["adapter_model.safetensors", "transfer.jsonl"]
-    assert outgoing.files[0].size == len(ADAPTER)
+    assert outgoing.files[0].size == (tmp_path / "adapter").stat().st_size
     assert [row.input for row in outgoing.samples] == [f"prompt {i}" for i in range(5)]
     assert outgoing.transfer_rows == 7
     assert list_updates(family.parent) == list_updates(family.child) == []
@@ -181,10 +212,8 @@ def signed_words(family: Family, result: PublishResult) -> dict[str, object]:
     return json.loads(base64.b64decode(envelope["payload"]))
 
 
-def update_words(family: Family, words: dict[str, object], transfer: bytes | None = None) -> dict[str, object]:
+def update_words(family: Family, words: dict[str, object]) -> dict[str, object]:
     """Every field of the update that may leave, by name and value."""
-    name = "transfer.jsonl"
-    file = {"name": name, "size": len(transfer), "sha256": hashlib.sha256(transfer).hexdigest()} if transfer else None
     figures = {"dataset": "held-out", "split": "test", "rows": 200, "metrics": {"exact_match": 0.75}}
     return {
         "path": "en/finance/cards",
@@ -205,8 +234,8 @@ def update_words(family: Family, words: dict[str, object], transfer: bytes | Non
         },
         "claims": [{**figures, "path": "en/finance/cards"}],
         "run": hashlib.sha256(b'{"run":"of en/finance/cards"}').hexdigest(),
-        "transfer": file,
-        "transfer_rows": 7 if transfer else 0,
+        "transfer": None,
+        "transfer_rows": 0,
     }
 
 
@@ -218,32 +247,35 @@ def test_by_default_nothing_but_the_envelope_and_the_adapter_leaves(recorded: tu
     assert words == update_words(family, words)
 
 
-def test_with_consent_the_chosen_rows_leave_too_and_nothing_else(
-    recorded: tuple[Family, Recorder], tmp_path: Path
+def test_with_consent_chosen_prompts_leave_with_the_models_own_answers_and_nothing_else(
+    tmp_path: Path, tiny_base: Path
 ) -> None:
-    family, recorder = recorded
-    result = send(family, rows_file(tmp_path, ROWS))
-    rows = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in ROWS)
-    assert recorder.requests() == expected(recorder, family, result, ADAPTER, rows)
-    words = signed_words(family, result)
-    assert words == update_words(family, words, rows)
-
-
-def test_training_prompts_travel_with_the_models_own_answers(tmp_path: Path, serve: Callable, tiny_base: Path) -> None:
-    """Neither the true answers nor rows that were not picked leave; what was picked is the same at each try."""
+    """U9, U10: what the owner's file answers stays here, also where a prompt stands there twice."""
     parent = make_node(tmp_path / "parent", "en")
-    child = make_node(tmp_path / "child", "en/finance/cards", threads=1, precision="fp32")
-    base = put_base(parent, {file.name: file.read_bytes() for file in tiny_base.iterdir()})
-    above = put_release(parent, "en", base)
-    url = serve(create_app(parent))
-    enrol_child(child, parent, url, str(CARDS))
-    trusted = trusted_keys(child, utc_now())
-    source = child.peer(url)
-    fetch_release(source, above, trusted=trusted, store=child.store, blobs=child.blobs, now=utc_now())
-    made = torch.Generator().manual_seed(3)
-    talkative = Factor(torch.randn(4, 64, generator=made), 5 * torch.randn(32, 4, generator=made))
-    shape = write_adapter({"model.layers.1.mlp.down_proj": talkative}, tmp_path / "adapter")
-    own_work(child, above, str(CARDS), (tmp_path / "adapter").read_bytes(), shape=shape)
+    with node_process(parent.home.root) as url, recording(url) as recorder:
+        family = make_talking(tmp_path, parent, recorder.url, tiny_base)
+        recorder.received.clear()
+        told = [{"input": f"prompt {i % 7}", "output": f"the secret of {i}", "task": "intent"} for i in range(9)]
+        result = send(family, rows_file(tmp_path, told))
+        prompts = [Row(f"prompt {i}", "", task="intent") for i in range(7)]
+        rows = [
+            {"input": row.input, "output": given, "task": "intent"}
+            for row, given in zip(prompts, own_answers(family.child, prompts), strict=True)
+        ]
+        assert all(row["output"] for row in rows)
+        lines = [json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for row in rows]
+        files = ((tmp_path / "adapter").read_bytes(), b"".join(lines))
+        assert recorder.requests() == expected(recorder, family, result, *files)
+        words = signed_words(family, result)
+        assert (words["transfer_rows"], words["transfer"]["sha256"]) == (7, hashlib.sha256(files[1]).hexdigest())
+        assert b"secret" not in b"".join(recorder.requests())
+        family.child.close()
+    parent.close()
+
+
+def test_training_prompts_travel_with_the_models_own_answers(talking: Family) -> None:
+    """Neither the true answers nor rows that were not picked leave; what was picked is the same at each try."""
+    parent, child = talking.parent, talking.child
     with child.store.read() as session:
         run = session.scalars(select(RunRow)).one()
     (child.home.runs / run.id).mkdir()
@@ -266,13 +298,9 @@ def test_training_prompts_travel_with_the_models_own_answers(tmp_path: Path, ser
     assert {row.input for row in rows} <= {row.input for row in training}
     assert b"secret" not in parent.blobs.read(transfer.sha256, transfer.size)
     assert b"patient" not in parent.blobs.read(transfer.sha256, transfer.size)
-    loaded = load(child, Ref(CARDS))[1]
-    prompts = [prompt_text(loaded.tokenizer, conversation(row, str(CARDS))) for row in rows]
-    assert [row.output for row in rows] == answer(loaded, prompts)
+    assert [row.output for row in rows] == own_answers(child, rows)
     with pytest.raises(BadData, match="the run had 20"):
         publish(child, CARDS, None, 21, never, now=utc_now())
-    child.close()
-    parent.close()
 
 
 # Interrupted, refused, misled
@@ -448,3 +476,13 @@ def test_the_stored_update_is_what_was_signed(family: Family) -> None:
     update, opened = open_document(stored(family.parent, result.digest).envelope, Update, [family.child.key.public])
     assert opened.digest == result.digest
     assert update.release == family.above
+
+
+def test_what_is_shown_says_whose_answers_leave() -> None:
+    """The owner reads that the answers are the model's, and how many earlier turns go with a prompt."""
+    file = File(name="transfer.jsonl", size=9, sha256="a" * 64)
+    row = Row("and now?", "the model's words", history=(("user", "hi"), ("assistant", "ho")))
+    outgoing = Outgoing("http://p", "ab cd", "en", 1, 100, (file,), (), 1, (row,))
+    shown = str(_leaving(described(outgoing)))
+    assert "1 prompts, each with this model's own answer; your answers stay here" in shown
+    assert "'and now?' after 2 earlier turns, which travel too -> \"the model's words\"" in shown

@@ -32,6 +32,14 @@ def test_a_conversation_ends_before_the_answer() -> None:
     assert [turn["role"] for turn in conversation(Row("", "a story"), "en")] == ["system"]
 
 
+def test_a_system_turn_of_the_row_s_own_stands_below_the_path() -> None:
+    row = Row("and now?", "x", task="chat", history=(("system", "Be brief."), ("user", "hi"), ("assistant", "ho")))
+    turns = conversation(row, "en")
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[0]["content"] == "en chat\n\nBe brief."
+    assert prompt_text(tokenizer(), turns).count("<system>") == 1
+
+
 def test_the_place_of_a_row_does_not_change_what_is_asked() -> None:
     row = Row("hi", "ho", lang="de", domain="law", group="7")
     assert conversation(row, "en") == conversation(Row("hi", "ho"), "en")
