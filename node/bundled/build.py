@@ -246,78 +246,100 @@ def exact_match(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: list[Row], 
     return right / max(1, len(rows))
 
 
+class Run:
+    """The model, its optimisers and how far they are; `checkpoint.pt` in `out` (own file, own machine) keeps it all."""
+
+    def __init__(self, out: Path, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = new_model()
+        self.model.model.embed_tokens.register_forward_hook(
+            lambda module, _, output: functional.dropout(output, EMBEDDING_DROPOUT, module.training)
+        )
+        self.model.model.forward = torch.compile(self.model.model.forward, dynamic=True)  # 1.5 times as fast on a CPU
+        self.optims = optimisers(self.model)
+        self.seen, self.steps, self.seconds = 0, 0, 0.0
+        self.checkpoint = out / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self.resume()
+
+    def resume(self) -> None:
+        """Go on where the checkpoint was made."""
+        state = torch.load(self.checkpoint, weights_only=True)  # noqa: TID251  its own file, tensors and numbers only
+        self.model.load_state_dict(state["model"])
+        for optim, saved in zip(self.optims, state["optimisers"], strict=True):
+            optim.load_state_dict(saved)
+        self.seen, self.steps, self.seconds = state["seen"], state["steps"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        partial = self.checkpoint.with_suffix(".tmp")
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optim.state_dict() for optim in self.optims],
+            "seen": self.seen,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def step(self, batch: list[Example], rate: float) -> float:
+        """One optimiser step; returns the loss, and ends the program where it is not finite."""
+        ids, weights = collate(batch)
+        for optim in self.optims:
+            for group in optim.param_groups:
+                group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_of(self.model, ids, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optim in self.optims:
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+        if not math.isfinite(loss.item()):
+            raise SystemExit(f"the loss is not finite at step {self.steps}; the last checkpoint is {self.checkpoint}")
+        self.seen, self.steps = self.seen + ids.numel(), self.steps + 1
+        return loss.item()
+
+
 def train(data: Path, out: Path, total_tokens: float, seed: int) -> None:
-    """Run or resume the training; writes `checkpoint.pt` (own file, own machine), `log.jsonl` and an HF folder."""
+    """Run or resume the training; writes `checkpoint.pt`, `log.jsonl` and an HF folder."""
     out.mkdir(parents=True, exist_ok=True)
     rows = load_rows(data)
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
         train_tokenizer(rows, seed).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    torch.manual_seed(seed)
-    model = new_model()
-    model.model.embed_tokens.register_forward_hook(
-        lambda module, _, output: functional.dropout(output, EMBEDDING_DROPOUT, module.training)
-    )
-    model.model.forward = torch.compile(model.model.forward, dynamic=True)  # 1.5 times the speed on a CPU
-    optims = optimisers(model)
-    seen, steps, seconds = 0, 0, 0.0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)  # noqa: TID251  its own file, tensors and numbers only
-        model.load_state_dict(state["model"])
-        for optim, saved in zip(optims, state["optimisers"], strict=True):
-            optim.load_state_dict(saved)
-        seen, steps, seconds = state["seen"], state["steps"], state["seconds"]
-    rng = random.Random(seed + steps)  # noqa: S311  shuffling, not secrets
-    stream = batches(examples(rows, tokenizer, seed + steps), rng)
+    run = Run(out, seed)
+    rng = random.Random(seed + run.steps)  # noqa: S311  shuffling, not secrets
+    stream = batches(examples(rows, tokenizer, seed + run.steps), rng)
     held_out = {name: of_split(rows[name], "validation")[:300] for name in ("clinc150", "hwu64", "home_assistant")}
-    model.train()
-    saved_at = started = time.monotonic()
-    while seen < total_tokens:
-        ids, weights = collate(next(stream))
-        rate = learning_rate(seen / total_tokens)
-        for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model, ids, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
-        if not math.isfinite(loss.item()):
-            raise SystemExit(f"the loss is not finite at step {steps}; the last checkpoint is {checkpoint}")
-        seen, steps = seen + ids.numel(), steps + 1
+    run.model.train()
+    saved_at = time.monotonic()
+    while run.seen < total_tokens:
+        loss = run.step(next(stream), learning_rate(run.seen / total_tokens))
         now = time.monotonic()
-        if now - saved_at > CHECKPOINT_S or seen >= total_tokens:
-            elapsed = seconds + now - started
-            record = {"steps": steps, "tokens": seen, "seconds": round(elapsed), "loss": round(loss.item(), 4)}
-            record |= {f"{k}": round(exact_match(model, tokenizer, v, "en"), 4) for k, v in held_out.items()}
+        if now - saved_at > CHECKPOINT_S or run.seen >= total_tokens:
+            run.seconds += now - saved_at
+            record = {"steps": run.steps, "tokens": run.seen, "seconds": round(run.seconds), "loss": round(loss, 4)}
+            record |= {name: round(exact_match(run.model, tokenizer, v, "en"), 4) for name, v in held_out.items()}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
-            partial = checkpoint.with_suffix(".tmp")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimisers": [optim.state_dict() for optim in optims],
-                    "seen": seen,
-                    "steps": steps,
-                    "seconds": elapsed,
-                },
-                partial,
-            )
-            partial.replace(checkpoint)
-            saved_at = time.monotonic()
-    model.save_pretrained(out / "model")
+            run.save()
+            saved_at = now
+    save_folder(run.model, tokenizer, out / "model")
+
+
+def save_folder(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """The model and its tokenizer as transformers reads them."""
+    model.save_pretrained(folder)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=SPECIAL_TOKENS[PAD],
         eos_token=SPECIAL_TOKENS[END],
         chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
-    ).save_pretrained(out / "model")
+    ).save_pretrained(folder)
 
 
 def main() -> None:
