@@ -33,7 +33,9 @@ class MetricsLog:
         """Add one step; it is on its way to the disk when this returns."""
         if self._stream is None:
             kept = [line for line in _lines(self._file) if line["step"] < report.step]
-            self._file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            partial = self._file.with_name(self._file.name + ".partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            partial.replace(self._file)  # a kill leaves the old lines or the kept ones
             self._stream = self._file.open("a", encoding="utf-8")
         record = {name: value for name, value in asdict(report).items() if value is not None}
         self._stream.write(json.dumps(record) + "\n")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from node.curve import draw_curve, smoothed
 from node.metrics import Curve, MetricsLog, read_curve
 from sync.train import StepReport
@@ -30,6 +32,27 @@ def test_a_run_that_goes_on_takes_no_step_twice(tmp_path: Path) -> None:
         log.write(report(4, 1.0))
     assert [step for step, _ in read_curve(file).training] == [1, 2, 3, 4]
     assert read_curve(file).training[-1] == (4, 1.0)
+
+
+def test_the_lines_are_whole_when_the_process_ends_while_they_are_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(BaseException):
+        """Stands for the end of the process: nothing of ours catches it."""
+
+    def half(file: Path, text: str, **options: str) -> int:
+        with file.open("w") as out:
+            out.write(text[: len(text) // 2])
+        raise Stopped
+
+    file = tmp_path / "metrics.jsonl"
+    with MetricsLog(file) as log:
+        for step in range(1, 6):
+            log.write(report(step, 9.0))
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(Stopped), MetricsLog(file) as log:
+        log.write(report(4, 1.0))
+    assert [step for step, _ in read_curve(file).training] == [1, 2, 3, 4, 5]
 
 
 def test_a_run_that_takes_no_step_leaves_the_file_alone(tmp_path: Path) -> None:
