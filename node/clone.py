@@ -135,7 +135,7 @@ def _write(node: Node, chain: list[Link], folder: Path, base: Path) -> tuple[str
 
     release = chain[-1].release
     delta = _sum(node, chain, base)
-    with new_folder(folder) as partial:
+    with new_folder(folder, "--out") as partial:
         write_peft_folder(delta, partial, release.base_name)
         (partial / "README.md").write_bytes(node.blobs.read(release.card.sha256, MAX_CARD_BYTES))
         write_lineage(partial, chain, read_manifest(node.blobs, release.base))

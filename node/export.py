@@ -46,7 +46,7 @@ def export_model(node: Node, ref: Ref, to: Path, form: Form, dtype: DType = "aut
     chain = stored_chain(node.store, node.blobs, digest)
     if form == "adapter" and all(link.release.adapter is None for link in chain):
         raise BadData(f"{ref} is its base alone, without an adapter", f"node export {ref} --to {to} --format merged")
-    with new_folder(to) as folder:
+    with new_folder(to, "--to") as folder:
         if form == "merged":
             _write_merged(node, chain, folder, dtype)
         else:

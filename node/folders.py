@@ -18,8 +18,10 @@ from registry.errors import BadData, LocalFailure
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, option: str) -> Iterator[Path]:
     """A folder to fill with files, which becomes `target` at the end; after an error nothing of it remains.
+
+    `option` is the one by which a person names another place, for the hint.
 
     Raises BadData when something is there already, LocalFailure when it cannot be written.
     """
@@ -28,7 +30,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(target)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise BadData(f"{target} exists already", "give another folder (--out), or remove this one")
+            raise BadData(f"{target} exists already", f"give another folder ({option}), or remove this one")
         partial.mkdir()
         yield partial
         for file in partial.iterdir():

@@ -152,8 +152,9 @@ def test_cloning_again_changes_nothing(tree: Tree, tmp_path: Path) -> None:
 def test_what_is_in_the_way_is_never_overwritten(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    with pytest.raises(BadData, match="exists already"):
+    with pytest.raises(BadData, match="exists already") as caught:
         take(tree, "en/finance", tmp_path / "out")
+    assert "(--out)" in caught.value.hint
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     take(tree, "en/finance", tmp_path / "other")
     (tmp_path / "other/README.md").write_text("changed by hand")

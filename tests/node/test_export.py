@@ -155,8 +155,9 @@ def test_a_taken_folder_is_left_as_it_is(node: Node, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
-    with pytest.raises(BadData, match="exists already"):
+    with pytest.raises(BadData, match="exists already") as caught:
         export_model(node, HEALTH, out, "adapter")
+    assert "(--to)" in caught.value.hint
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
 
 
