@@ -15,10 +15,9 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobResponse(FileResponse):
-    """A file in large pieces. A request for several ranges at a time gets the whole file."""
+    """A file in large pieces; several ranges at a time come as multipart/byteranges, bytes in more than one once."""
 
     chunk_size = 1 << 20
-    max_ranges = 1
 
 
 def blob_routes(node: Node) -> APIRouter:
