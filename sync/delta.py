@@ -51,11 +51,6 @@ def norm(factor: Factor) -> float:
     return float((gram_a * gram_b).sum().clamp(min=0).sqrt())
 
 
-def total_norm(delta: Delta) -> float:
-    """Frobenius norm over all modules."""
-    return float(sum(norm(factor) ** 2 for factor in delta.values()) ** 0.5)
-
-
 def scaled(delta: Delta, by: float) -> Delta:
     """by·ΔW."""
     return {name: Factor(factor.a, factor.b * by) for name, factor in delta.items()}

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from registry.rows import Row
-from sync.delta import Delta
+from sync.delta import Delta, norm
 from sync.model import LoadedModel, load_model
 from sync.tokens import Example, batches, collate, encode, targets
 from sync.train import TrainPlan, fit
@@ -34,6 +34,11 @@ def rows(table: Mapping[str, str], numbers: Iterable[int] = range(12)) -> list[R
 def held_out(table: Mapping[str, str]) -> list[Row]:
     """Rows with numbers that nobody is taught."""
     return rows(table, range(60, 70))
+
+
+def total_norm(delta: Delta) -> float:
+    """Frobenius norm of a delta over all its modules."""
+    return float(sum(norm(factor) ** 2 for factor in delta.values()) ** 0.5)
 
 
 def make_base(folder: Path) -> Path:

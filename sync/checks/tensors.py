@@ -80,11 +80,6 @@ def read_header(file: Path) -> Header:
     return Header(ordered, data_at=8 + length)
 
 
-def finite(file: Path, header: Header) -> bool:
-    """Whether the file holds neither NaN nor infinity."""
-    return where_not_finite(file, header) is None
-
-
 def where_not_finite(file: Path, header: Header) -> str | None:
     """The first tensor that holds NaN or infinity, read in chunks of bounded size. BadData where it ends early."""
     with _reading(file) as stream:

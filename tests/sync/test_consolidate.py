@@ -9,11 +9,11 @@ import torch
 
 from registry.rows import Row
 from sync.consolidate import OWN_PATH_SHARE, Lesson, consolidate, lessons_as_examples, merge
-from sync.delta import Delta, Factor, total_norm
+from sync.delta import Delta, Factor
 from sync.model import add, load_model
 from sync.score import evaluate_rows
 from sync.train import StepReport
-from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share
+from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share, total_norm
 
 
 def whole(seed: int, rank: int, name: str = "m") -> Delta:

@@ -23,7 +23,6 @@ from sync.delta import (
     scaled,
     stack,
     targets_of,
-    total_norm,
     uniform,
     write_adapter,
     write_peft_folder,
@@ -31,6 +30,7 @@ from sync.delta import (
 )
 from sync.model import load_model
 from tests.node.tiny_models import save_tiny
+from tests.toy import total_norm
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from registry.errors import BadData, LocalFailure
-from sync.delta import Delta, Factor, norm, total_norm, write_adapter
+from sync.delta import Delta, Factor, norm, write_adapter
 from sync.model import LoadedModel, add, load_model
 from sync.score import fits
 from sync.tokens import Example, encode
 from sync.train import ALL_LINEAR, FitResult, StepReport, TrainPlan, fit, lora
 from tests.node.tiny_models import save_tiny
-from tests.toy import SHAPES, rows
+from tests.toy import SHAPES, rows, total_norm
 
 PLAN = TrainPlan(rank=2, alpha=4.0, epochs=3, batch_tokens=256, learning_rate=1e-2, checkpoint_every_s=0.0)
 TRAIN = [Example(row, "en/shapes") for row in rows(SHAPES, range(8))]

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from registry.errors import BadData, LocalFailure
 from sync.checks import tensors
-from sync.checks.tensors import Header, TensorEntry, finite, read_header, where_not_finite
+from sync.checks.tensors import Header, TensorEntry, read_header, where_not_finite
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -285,7 +285,7 @@ def test_what_the_library_writes_is_read(tmp_path: Path, contents: list[tuple[st
     file.write_bytes(data)
     header = read_header(file)
     assert same_as_the_library(data, header)
-    assert finite(file, header)
+    assert where_not_finite(file, header) is None
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -303,7 +303,7 @@ def test_finite_agrees_with_torch(tmp_path: Path, dtype: str, data: bytes) -> No
     file = tmp_path / "x.safetensors"
     record = {"dtype": dtype, "shape": [numbers.numel()], "data_offsets": [0, len(data)]}
     file.write_bytes(raw({"w": record}, data))
-    assert finite(file, read_header(file)) == bool(torch.isfinite(numbers).all())
+    assert (where_not_finite(file, read_header(file)) is None) == bool(torch.isfinite(numbers).all())
 
 
 @pytest.mark.parametrize("at", [0, 1, 1023, 1024, 1025, 2047, 2499])
@@ -325,4 +325,4 @@ def test_file_that_shrinks_after_its_header_was_read_is_refused(tmp_path: Path) 
     header = read_header(file)
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(BadData, match="ends inside"):
-        finite(file, header)
+        where_not_finite(file, header)
