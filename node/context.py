@@ -5,6 +5,7 @@ Everything that a command or a request handler needs is reached from here; nothi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from registry.paths import NodePath
 from registry.store import Store, file_url, select
 from registry.tables import PeerRow
 from sync.transport import HttpTransport, Limits, Peer
+
+DATABASE_NEEDS_BYTES = 1 << 20  # for SQLite's own files beside the database
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,21 @@ def open_node(settings: Settings, passphrase: str | None = None) -> Node:
     blobs = BlobStore(home.blobs, home.partial)
     if not blobs.has(key.public.id):
         blobs.put_bytes(key.public.raw)  # a key id is its digest: who verifies our releases fetches it as a blob
-    store = Store.open(settings.database_url or file_url(home.database))
-    return Node(home, settings, store, blobs, key)
+    return Node(home, settings, _open_store(settings, home), blobs, key)
+
+
+def _open_store(settings: Settings, home: Home) -> Store:
+    """The database of a node; SQLite calls a full disk an input/output error, which would send people astray."""
+    try:
+        return Store.open(settings.database_url or file_url(home.database))
+    except LocalFailure as error:
+        free = shutil.disk_usage(home.root).free
+        if settings.database_url or free > DATABASE_NEEDS_BYTES:
+            raise
+        raise LocalFailure(
+            f"the disk is full, {free:,} bytes are free in {home.root}: {error.message}",
+            "free some disk space, then repeat",
+        ) from error
 
 
 @contextmanager

@@ -136,11 +136,14 @@ def _store_parent(node: Node, stranger: Stranger, place: NodePath) -> None:
 
 
 def _request(node: Node, path: NodePath, now: datetime) -> bytes:
-    """The signed request for a path; made once, so that asking again sends the same bytes."""
+    """The signed request for a path; made once, so that asking again sends the same bytes.
+
+    One from the future, which a wrong clock made and a parent refuses, is made again.
+    """
     key = node.key.public
     with node.store.transaction() as session:
         row = session.get(EnrolmentRow, (key.id, str(path)))
-        if row is None:
+        if row is None or (row.state == "pending" and row.changed > now):
             request = EnrolmentRequest(path=str(path), key=key.hex, url=node.settings.public_url or None, created=now)
             row = EnrolmentRow(
                 key_id=key.id,
@@ -151,5 +154,5 @@ def _request(node: Node, path: NodePath, now: datetime) -> bytes:
                 url=request.url,
                 changed=now,
             )
-            session.add(row)
+            session.merge(row)
         return row.request

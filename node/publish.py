@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from node.context import Node
+from node.datasets.files import Limits, examine
 from node.offer import Offer, Outgoing, files_of, make_offer
 from node.transfer import TransferSet, chosen_rows, make_transfer, training_prompts
 from node.updates import keep_standing, outcome_of
@@ -49,14 +50,14 @@ class _Wish:
 
     file: Path | None
     prompts: int
+    limits: Limits
 
     @property
     def key(self) -> str:
-        """A text that is the same when the same is wished for."""
+        """A text that is the same when the same is wished for. Raises BadData for a file that is none of rows."""
         if self.file is None:
             return f"prompts:{self.prompts}" if self.prompts else ""
-        with self.file.open("rb") as source:
-            return f"file:{hashlib.file_digest(source, 'sha256').hexdigest()}"
+        return f"file:{examine(self.file, self.limits).sha256}"
 
 
 def publish(
@@ -84,11 +85,8 @@ def publish(
     if transfer_rows < 0 or (transfer is not None and transfer_rows):
         raise BadData("either a transfer set or a number of training prompts travels", "leave one of them out")
     offer = make_offer(node, path)
-    wish = _Wish(transfer, transfer_rows)
-    try:
-        about = {"release": offer.own.digest, "audience": offer.parent.key_id, "asked": wish.key}
-    except OSError as error:
-        raise BadData(f"cannot read {transfer}: {error.strerror}", "give a file of rows") from error
+    wish = _Wish(transfer, transfer_rows, Limits(file_bytes=node.settings.max_update_bytes))
+    about = {"release": offer.own.digest, "audience": offer.parent.key_id, "asked": wish.key}
     row = None if anew else _signed_before(node, offer, about, now)
     if new := row is None:
         row = _sign(node, offer, about, transfer=_transfer_set(node, offer, wish), confirm=confirm, now=now)

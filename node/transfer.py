@@ -37,9 +37,10 @@ def chosen_rows(file: Path, node: Node) -> list[Row]:
 
     Raises BadData when it is not such a file or has too many rows.
     """
-    rows = _prompts(read_rows(file, node.settings.max_update_bytes))
-    if not rows:
-        raise BadData(f"{file} has no rows", "each line is a JSON object with input and output")
+    try:
+        rows = _prompts(read_rows(file, node.settings.max_update_bytes))
+    except BadData as error:
+        raise BadData(error.message, error.hint or "each line is a JSON object with input and output") from error
     return _bounded(rows, node, str(file))
 
 

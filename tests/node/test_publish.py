@@ -402,15 +402,15 @@ def test_a_verdict_that_the_parent_did_not_sign_does_not_count(family: Family) -
 
 def test_what_cannot_be_published_says_what_to_do(family: Family, tmp_path: Path) -> None:
     for file, words in (
-        (b"", "no rows"),
-        (b"\xff\xfe", "line 1"),
+        (b"", "is empty"),
+        (b"\xff\xfe", "UTF-16"),
         (b'{"input": "x"}\n', "output"),
         (b'{"input": "x", "output": "y", "secret": 1}\n', "secret"),
     ):
-        (tmp_path / "rows").write_bytes(file)
+        (tmp_path / "rows.jsonl").write_bytes(file)
         with pytest.raises(BadData, match=words):
-            send(family, tmp_path / "rows")
-    with pytest.raises(BadData, match="cannot read"):
+            send(family, tmp_path / "rows.jsonl")
+    with pytest.raises(BadData, match="there is no file"):
         send(family, tmp_path / "missing")
     with pytest.raises(BadData, match="either a transfer set or a number"):
         send(family, rows_file(tmp_path, ROWS), 5)
