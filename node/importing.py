@@ -21,9 +21,8 @@ from registry.cards import CardFacts, render_card, spdx_licence
 from registry.documents import BaseManifest, File, Release
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
-from registry.store import Session, func, select
-from registry.tables import HeadRow, ReleaseRow
-from sync.chain import Link, find_release, serve, signed_link, stored_chain
+from registry.tables import HeadRow
+from sync.chain import Link, find_release, next_version, serve, signed_link, stored_chain
 
 OnProgress = Callable[[int, int], None]
 UNKNOWN_LICENCE = "LicenseRef-unknown"
@@ -118,7 +117,7 @@ def _release(
 ) -> Link:
     """Sign the release and make it the head, in one transaction; the sum of the path starts anew here."""
     with node.store.transaction() as session:
-        version = _next_version(session, path)
+        version, previous = next_version(session, path, node.key.public.id)
         card = render_card(facts(Ref(path, version))).encode()
         release = Release(
             path=str(path),
@@ -127,7 +126,7 @@ def _release(
             base_name=manifest.name,
             adapter=None,
             above=None,
-            previous=_previous(session, node, path),
+            previous=previous,
             anchors=None,
             card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
             evaluations=(),
@@ -139,18 +138,6 @@ def _release(
         link = signed_link(release, node.key)
         serve(session, link, now)
     return link
-
-
-def _next_version(session: Session, path: NodePath) -> int:
-    highest = session.scalar(select(func.max(ReleaseRow.version)).where(ReleaseRow.path == str(path)))
-    return (highest or 0) + 1
-
-
-def _previous(session: Session, node: Node, path: NodePath) -> str | None:
-    """The latest release that this node itself signed at the path."""
-    own = select(ReleaseRow).where(ReleaseRow.path == str(path), ReleaseRow.signer == node.key.public.id)
-    row = session.scalars(own.order_by(ReleaseRow.version.desc())).first()
-    return row.digest if row else None
 
 
 def _card_facts(source: Source, folder: ModelFolder, manifest: BaseManifest, ref: Ref) -> CardFacts:

@@ -16,9 +16,9 @@ from node.training import Scored
 from registry.cards import CardFacts, render_card
 from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
-from registry.store import Session, func, select
-from registry.tables import EvaluationRow, ReleaseRow, RunRow, RunState
-from sync.chain import serve, signed_link
+from registry.store import Session, select
+from registry.tables import EvaluationRow, RunRow, RunState
+from sync.chain import next_version, serve, signed_link
 from sync.delta import WEIGHTS_FILE
 
 
@@ -103,11 +103,11 @@ def store_result(
     file = File(name=WEIGHTS_FILE, size=trained.file.stat().st_size, sha256=node.blobs.put_file(trained.file))
     evaluations = as_evaluations(scored.before, scored.after, manifest.path)
     with node.store.transaction() as session:
-        ref, previous = _next_version(session, node, footing.path)
-        card = render_card(_card_facts(node, footing, manifest, ref, evaluations)).encode()
+        version, previous = next_version(session, footing.path, node.key.public.id)
+        card = render_card(_card_facts(node, footing, manifest, Ref(footing.path, version), evaluations)).encode()
         release = Release(
             path=manifest.path,
-            version=ref.version or 1,
+            version=version,
             base=manifest.ground.base,
             base_name=footing.last.release.base_name,
             adapter=Adapter(file=file, shape=trained.shape),
@@ -141,14 +141,6 @@ def _outcome(release: ReleasePin, file: File, scored: Scored, seconds: float) ->
         before=scored.before,
         after=scored.after,
     )
-
-
-def _next_version(session: Session, node: Node, path: NodePath) -> tuple[Ref, str | None]:
-    """The new release's name, and the one before it that this node signed."""
-    highest = session.scalar(select(func.max(ReleaseRow.version)).where(ReleaseRow.path == str(path))) or 0
-    own = select(ReleaseRow).where(ReleaseRow.path == str(path), ReleaseRow.signer == node.key.public.id)
-    previous = session.scalars(own.order_by(ReleaseRow.version.desc())).first()
-    return Ref(path, highest + 1), previous.digest if previous else None
 
 
 def _card_facts(

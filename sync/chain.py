@@ -14,9 +14,9 @@ from datetime import datetime
 from registry.blobs import BlobStore
 from registry.documents import File, Release, ReleasePin, open_document, seal_document
 from registry.errors import BadData, LocalFailure
-from registry.keys import KEY_BYTES, PrivateKey, PublicKey
-from registry.paths import Ref
-from registry.store import Session, Store, select
+from registry.keys import KEY_BYTES, KeyId, PrivateKey, PublicKey
+from registry.paths import NodePath, Ref
+from registry.store import Session, Store, func, select
 from registry.tables import HeadRow, ReleaseRow
 
 
@@ -102,6 +102,14 @@ def release_files(release: Release) -> Iterator[File]:
     if release.anchors is not None:
         yield release.anchors
     yield release.card
+
+
+def next_version(session: Session, path: NodePath, signer: KeyId) -> tuple[int, str | None]:
+    """The version that a new release of a path has, and the digest of the latest that its signer made before it."""
+    highest = session.scalar(select(func.max(ReleaseRow.version)).where(ReleaseRow.path == str(path)))
+    own = select(ReleaseRow).where(ReleaseRow.path == str(path), ReleaseRow.signer == signer)
+    previous = session.scalars(own.order_by(ReleaseRow.version.desc())).first()
+    return (highest or 0) + 1, previous.digest if previous else None
 
 
 def signed_link(release: Release, key: PrivateKey) -> Link:
