@@ -109,7 +109,7 @@ class UpdateRow(Table, kw_only=True):
     """An update that came in or went out.
 
     `state` of one that came in is `sync.inbox.State`; of one that went out, what its sender knows of it.
-    `release` is the release that it went into.
+    `release` is the release that it went into, `norms` the norm of each module that it changes, once they were needed.
     """
 
     __tablename__ = "updates"
@@ -129,6 +129,7 @@ class UpdateRow(Table, kw_only=True):
     verdict: Mapped[bytes | None] = mapped_column(default=None)
     release: Mapped[str | None] = mapped_column(_hex(), default=None)
     detail: Mapped[str] = mapped_column(Text, default="{}")  # JSON
+    norms: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
     received: Mapped[datetime]
     changed: Mapped[datetime]
 

@@ -24,7 +24,7 @@ from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
 from sync.delta import read_adapter
 from sync.inbox import settle
-from sync.lifecycle import mark
+from sync.lifecycle import mark, update_row
 from sync.model import LoadedModel, add
 from sync.parent import Parent
 
@@ -73,21 +73,26 @@ class Promoter(Parent):
         )
 
     def history(self, update: Update) -> list[dict[str, float]]:
-        """The norms of the updates that were let into releases of the same path before."""
-        store, blobs = self.composer.store, self.composer.blobs
-        with store.read() as session:
+        """The norms of the updates that were let into releases of the same path before; each is measured once."""
+        with self.composer.store.read() as session:
             rows = select(UpdateRow).where(
                 UpdateRow.direction == "in", UpdateRow.release.is_not(None), UpdateRow.path == update.path
             )
-            envelopes = [
-                row.envelope for row in session.scalars(rows.order_by(UpdateRow.changed.desc()).limit(MAX_HISTORY))
-            ]
-        earlier = [Update.from_bytes(peek_payload(envelope)) for envelope in envelopes]  # verified when they came in
-        return [
-            module_norms(blobs.open_verified(one.adapter.file.sha256), one.adapter.shape)
-            for one in earlier
-            if blobs.has(one.adapter.file.sha256)
-        ]
+            earlier = list(session.scalars(rows.order_by(UpdateRow.changed.desc()).limit(MAX_HISTORY)))
+        found = [self.norms(row) for row in earlier]
+        return [norms for norms in found if norms is not None]
+
+    def norms(self, row: UpdateRow) -> dict[str, float] | None:
+        """The norms of an update, kept beside it; None where its adapter is gone and they were never measured."""
+        if row.norms is not None:
+            return dict(json.loads(row.norms))
+        adapter = Update.from_bytes(peek_payload(row.envelope)).adapter  # verified when it came in
+        if not self.composer.blobs.has(adapter.file.sha256):
+            return None
+        norms = module_norms(self.composer.blobs.open_verified(adapter.file.sha256), adapter.shape)
+        with self.composer.store.transaction() as session:
+            update_row(session, row.digest).norms = json.dumps(norms, allow_nan=False)
+        return norms
 
     def promote(self, path: NodePath, digests: Sequence[str], updates: Sequence[Update]) -> Promotion:
         """Make, judge and, if it passes, release a candidate of `path` from accepted updates; resumable."""
