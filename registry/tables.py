@@ -161,7 +161,7 @@ class EnrolmentRow(Table, kw_only=True):
 
 
 class PeerRow(Table, kw_only=True):
-    """A node that we talk to: where it is, when it was last reached, what went wrong since."""
+    """A node that we talk to: where it is, and the key that it must show."""
 
     __tablename__ = "peers"
     __table_args__ = (CheckConstraint("role IN ('parent', 'child')", name="peers_role"),)
@@ -171,8 +171,6 @@ class PeerRow(Table, kw_only=True):
     path: Mapped[str] = mapped_column(String(300))
     url: Mapped[str] = mapped_column(Text)
     public_key: Mapped[str] = mapped_column(_hex())
-    seen: Mapped[datetime | None] = mapped_column(default=None)
-    error: Mapped[str | None] = mapped_column(Text, default=None)
 
 
 class DecisionRow(Table, kw_only=True):

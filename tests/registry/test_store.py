@@ -76,7 +76,7 @@ def test_every_kind_of_row_comes_back_as_it_was_written(store: Store) -> None:
         update(),
         SequenceRow(issuer="5" * 64, path="en/x", highest=2**62),
         EnrolmentRow(key_id="5" * 64, path="en/x", public_key="6" * 64, state="active", request=b"r", changed=NOW),
-        PeerRow(key_id="5" * 64, role="child", path="en/x", url="http://127.0.0.1:1", public_key="6" * 64, seen=NOW),
+        PeerRow(key_id="5" * 64, role="child", path="en/x", url="http://127.0.0.1:1", public_key="6" * 64),
         decision(),
         RunRow(id="r1", kind="finetune", path="en/x", state="running", created=NOW, changed=NOW),
         EvaluationRow(path="en", dataset="7" * 64, metrics="{}", rows=200, seconds=1.5, machine="m", created=NOW),
