@@ -179,11 +179,12 @@ def _store(node: Node, rebase: Rebase, options: list[Option], chosen: Option, no
 
 def _new_release(node: Node, rebase: Rebase, chosen: Option, now: datetime) -> Release:
     old, above = rebase.own.release, rebase.new_above[-1]
+    own = {"exact_match": chosen.own_rows, "exact_match_before": chosen.own_before}
     evaluations = tuple(
-        Evaluation(dataset=dataset, split="test", rows=rows, metrics={"exact_match": share}, path=old.path)
-        for dataset, rows, share in (
-            ("own", len(rebase.own_test), chosen.own_rows),
-            ("anchors", len(rebase.parent_test), chosen.parent_rows),
+        Evaluation(dataset=dataset, split="test", rows=rows, metrics=metrics, path=old.path)
+        for dataset, rows, metrics in (
+            ("own", len(rebase.own_test), own),
+            ("anchors", len(rebase.parent_test), {"exact_match": chosen.parent_rows}),
         )
         if rows
     )

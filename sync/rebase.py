@@ -29,7 +29,10 @@ Way = Literal["stay", "adopt", "adopt-and-consolidate", "preserve"]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way with what it measured: shares of rows answered rightly, and the own adapter that goes with it."""
+    """One way with what it measured: shares of rows answered rightly, and the own adapter that goes with it.
+
+    `own_before` is what the release above knows of the own rows by itself.
+    """
 
     way: Way
     own_rows: float
@@ -37,6 +40,7 @@ class Option:
     keeps_own: bool
     delta: Delta | None
     recompression_error: float = 0.0
+    own_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +73,17 @@ class Rebase:
     def options(self) -> list[Option]:
         """Measure every way; *stay* first."""
         own = self.composer.delta(self.own.release.adapter) if self.own.release.adapter else None
-        loaded = self.composer.load_chain(self.old_above)
-        stayed = self.measure("stay", loaded, own, None, 0.0)
-        found = [stayed[0]]
-        before = stayed[1]
+        stay, before = self.measure("stay", self.composer.load_chain(self.old_above), own, None, 0.0)
         if self.new_above[0].release.base != self.old_above[0].release.base:
-            return found  # the own adapter means nothing on another base
+            return [stay]  # the own adapter means nothing on another base
         loaded = self.composer.load_chain(self.new_above)
-        found.append(self.measure("adopt", loaded, own, before, 0.0)[0])
-        if own is None:
-            return found
-        found.append(self.consolidated(loaded, own, before))
-        preserved, error = recompress(stack([own, *self.difference()]), self.rank_budget)
-        found.append(self.measure("preserve", loaded, preserved, before, error)[0])
-        return found
+        alone = share(self.right(loaded, self.own_test))
+        found = [self.measure("adopt", loaded, own, before, 0.0)[0]]
+        if own is not None:
+            found.append(self.consolidated(loaded, own, before))
+            preserved, error = recompress(stack([own, *self.difference()]), self.rank_budget)
+            found.append(self.measure("preserve", loaded, preserved, before, error)[0])
+        return [stay, *(replace(option, own_before=alone) for option in found)]
 
     def measure(
         self, way: Way, loaded: LoadedModel, own: Delta | None, before: list[bool] | None, error: float
@@ -90,17 +91,18 @@ class Rebase:
         """Add the own adapter, measure, take it off again."""
         if own:
             add(loaded, own)
-        own_right = evaluate_rows(loaded, self.own_test, self.path)[1] if self.own_test else []
-        parent_right = evaluate_rows(loaded, self.parent_test, self.path)[1] if self.parent_test else []
+        own_right, parent_right = self.right(loaded, self.own_test), self.right(loaded, self.parent_test)
         if own:
             add(loaded, own, by=-1.0)
         keeps = True
         if before:
             lost, deviation = points_lost(before, own_right)
             keeps = lost <= 1.0 + ONE_SIDED_95 * deviation
-        share = sum(own_right) / max(1, len(own_right))
-        known = sum(parent_right) / max(1, len(parent_right))
-        return Option(way, share, known, keeps, own, error), own_right
+        return Option(way, share(own_right), share(parent_right), keeps, own, error), own_right
+
+    def right(self, loaded: LoadedModel, rows: Sequence[Row]) -> list[bool]:
+        """Which rows the model answers as expected, asked as the child's path."""
+        return evaluate_rows(loaded, rows, self.path)[1] if rows else []
 
     def consolidated(self, loaded: LoadedModel, own: Delta, before: list[bool]) -> Option:
         """Train the own adapter shortly on own rows and on the parent's anchors, over the new release."""
@@ -115,6 +117,11 @@ class Rebase:
         """W(old above) - W(new above), as deltas."""
         old = self.composer.deltas(self.old_above)
         return [*old, *(scaled(delta, -1.0) for delta in self.composer.deltas(self.new_above))]
+
+
+def share(right: Sequence[bool]) -> float:
+    """The part of rows that were answered rightly; 0 of none."""
+    return sum(right) / max(1, len(right))
 
 
 def choose(options: Sequence[Option]) -> Option:

@@ -82,6 +82,9 @@ def test_a_child_takes_what_its_parent_learned_and_keeps_its_own(child: Node) ->
     assert (own.dataset, own.rows, anchors.dataset) == ("own", len(held_out(SHAPES)), "anchors")
     assert anchors.rows > 10
     assert own.metrics["exact_match"] >= 0.95
+    above_alone = evaluate_rows(composer(child).load(above.digest), held_out(SHAPES), PATH)[1]
+    assert own.metrics["exact_match_before"] == share(above_alone) < 0.5  # so that publishing it claims its gain
+    assert "exact_match_before" not in anchors.metrics  # what the parent knows is no gain of the child
     card = parse_card(child.blobs.read(new.release.card.sha256, 1 << 20).decode())
     assert (card.licence, card.languages) == ("MIT", ("en",))
     assert steps[-1].step == steps[-1].total_steps
