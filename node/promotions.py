@@ -84,12 +84,20 @@ def release_updates(node: Node, at_work: Promoter, now: datetime) -> None:
                 log.info("%s: %s", place, outcome)
 
 
-def announce_releases(node: Node, _at_work: Promoter, now: datetime) -> None:
-    """A release is announced once it is among the heads that peers poll."""
-    with node.store.transaction() as session:
+def announce_releases(node: Node, at_work: Promoter, now: datetime) -> None:
+    """A release is announced once it is among the heads that peers poll.
+
+    Before that, its held-back rows join those that later candidates are judged on: in the round that makes the release
+    or, after a kill, in the next; never before it, as a candidate made again must be judged on the same rows.
+    """
+    with node.store.read() as session:
         released = select(UpdateRow).where(UpdateRow.direction == "in", UpdateRow.state == "released")
-        for row in session.scalars(released):
-            mark(session, row.digest, "announced", now)
+        rows = list(session.scalars(released))
+    for row in rows:
+        with _tried_again(f"update {row.digest[:16]} of {row.path}"):
+            at_work.remember(load_update(node.store, row.digest)[1])
+            with node.store.transaction() as session:
+                mark(session, row.digest, "announced", now)
 
 
 def parent_round(node: Node, at_work: Promoter, now: datetime) -> None:

@@ -50,20 +50,9 @@ class Candidate:
         self.path = self.old.path
         inputs = json.dumps([chain[-1].digest, self.digests, asdict(self.plan)])
         self.work = parent.runs / f"release-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-        self.lessons, self.judged = self.split_transfer_rows()
-
-    def split_transfer_rows(self) -> tuple[list[Lesson], list[list[Row]]]:
-        """Every child's transfer rows: most to learn from, some held back to judge with."""
-        lessons, judged = [], []
-        for update in self.updates:
-            rows: list[Row] = []
-            if update.transfer:
-                rows = read_rows(self.composer.blobs.open_verified(update.transfer.sha256), MAX_ROWS_BYTES)
-                random.Random(self.plan.seed).shuffle(rows)  # noqa: S311  a choice that can be repeated, no secret
-            held = min(round(len(rows) * HELD_BACK), MAX_JUDGED_ROWS)
-            lessons.append(Lesson(update.path, rows[held:]))
-            judged.append(rows[:held])
-        return lessons, judged
+        parts = [divided(parent, update) for update in self.updates]
+        self.lessons = [Lesson(update.path, lesson) for update, (lesson, _) in zip(self.updates, parts, strict=True)]
+        self.judged = [held for _, held in parts]
 
     def own_delta(self) -> Delta | None:
         """The adapter of the release that is to be replaced."""
@@ -174,7 +163,6 @@ class Candidate:
             expires=now + timedelta(days=self.plan.release_valid_days),
         )
         link = signed_link(release, self.parent.own.key)
-        self.parent.keep_rows(NodePath.parse(self.path), [row for rows in self.judged for row in rows])
         with self.composer.store.transaction() as session:
             head = session.get(HeadRow, self.path)
             if head is None or head.release != self.chain[-1].digest:
@@ -225,6 +213,16 @@ class Candidate:
             f"on the anchors of version {self.old.version}; recompression error {error:.2g}.",
         )
         return render_card(facts)
+
+
+def divided(parent: Parent, update: Update) -> tuple[list[Row], list[Row]]:
+    """A child's transfer rows: most to learn from, some held back to judge with; the same at every call."""
+    if update.transfer is None:
+        return [], []
+    rows = read_rows(parent.composer.blobs.open_verified(update.transfer.sha256), MAX_ROWS_BYTES)
+    random.Random(parent.plan.seed).shuffle(rows)  # noqa: S311  a choice that can be repeated, no secret
+    held = min(round(len(rows) * HELD_BACK), MAX_JUDGED_ROWS)
+    return rows[held:], rows[:held]
 
 
 def claimed_gain(update: Update) -> float:

@@ -18,7 +18,7 @@ from registry.paths import NodePath
 from registry.rows import read_rows
 from registry.store import select
 from registry.tables import HeadRow, UpdateRow
-from sync.candidate import MAX_ROWS_BYTES, Candidate
+from sync.candidate import MAX_ROWS_BYTES, Candidate, divided
 from sync.checks.behaviour import check_behaviour
 from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
@@ -119,6 +119,12 @@ class Promoter(Parent):
         release, digest = candidate.release(delta, merged, checks)
         candidate.clean_up()
         return Promotion(release, digest, checks)
+
+    def remember(self, update: Update) -> None:
+        """Keep the rows of a released update that were held back, to judge with later; the same again adds nothing."""
+        held = divided(self, update)[1]
+        if held:
+            self.keep_rows(NodePath.parse(update.release.path), held)
 
 
 def base_norms(loaded: LoadedModel) -> dict[str, float]:

@@ -17,10 +17,11 @@ from node.promotions import (
     promoter,
     release_updates,
 )
-from node.validation import store_validation
+from node.validation import store_validation, validation_rows
 from registry.documents import Update
 from registry.errors import LocalFailure
 from registry.paths import NodePath
+from registry.rows import Row, read_rows
 from sync.delta import Delta, scaled
 from sync.promote import Promoter, Promotion
 from sync.score import evaluate_rows
@@ -178,6 +179,39 @@ def test_a_release_that_was_begun_is_finished_before_others_are_taken_in(
     assert (release.version, set(release.contributions)) == (3, set(later))
     announce_releases(parent, working, utc_now())
     assert {state_of(parent, digest)[0] for digest in [*begun, *later]} == {"announced"}
+
+
+@pytest.mark.parametrize("writes_first", [False, True])
+def test_rows_that_were_held_back_are_kept_once_whenever_the_process_ends(
+    parent: Node, toy_adapters: dict[str, Delta], writes_first: bool
+) -> None:
+    """Later candidates are judged on them, this one never; nothing is lost and nothing is double."""
+    before = validation_rows(parent.home, EN)
+    offers = [enrol(parent, path).offer(toy_adapters[path], rows(table, range(20))) for path, table in TAUGHT.items()]
+    for digest in offers:
+        assert decide(parent, digest, lambda update, adapter, transfer: []) == "accepted"
+    working = replace(promoter(parent), plan=replace(plan_of(parent), epochs=0, max_loss_points=100, min_gain_kept=-9))
+
+    def ended(path: NodePath, held: list[Row]) -> None:
+        if writes_first:
+            working.keep_rows(path, held)
+        raise Stopped
+
+    release_updates(parent, working, utc_now())
+    assert {state_of(parent, digest)[0] for digest in offers} == {"released"}
+    assert validation_rows(parent.home, EN) == before
+    with pytest.raises(Stopped):
+        announce_releases(parent, replace(working, keep_rows=ended), utc_now())
+    assert {state_of(parent, digest)[0] for digest in offers} == {"released"}
+    for _ in range(2):
+        announce_releases(parent, working, utc_now())
+    assert {state_of(parent, digest)[0] for digest in offers} == {"announced"}
+    kept = [row.input for row in validation_rows(parent.home, EN)[len(before) :]]
+    release = head_of(parent, "en").release
+    assert release.anchors is not None
+    travels = {row.input for row in read_rows(parent.blobs.open_verified(release.anchors.sha256), 1 << 20)}
+    assert len(kept) == len(set(kept)) == 12
+    assert not set(kept) & travels
 
 
 def test_the_settings_are_the_plan(parent: Node) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from node.context import Node
-from node.validation import validation_rows
 from registry.cards import parse_card
 from registry.documents import BaseManifest, CheckResult, Evaluation
 from registry.errors import LocalFailure
@@ -105,16 +104,6 @@ def test_the_updates_are_released_and_nothing_is_left_over(done: Done) -> None:
     for digest in updates_of(done.node)[0]:
         assert state_of(done.node, digest) == ("released", done.result.digest)
     assert list(done.node.home.runs.iterdir()) == []
-
-
-def test_the_rows_that_were_held_back_are_kept_to_judge_what_comes_later(done: Done) -> None:
-    kept = {row.input for row in validation_rows(done.node.home, EN)}
-    release = done.result.release
-    assert release is not None
-    assert release.anchors is not None
-    travels = {row.input for row in read_rows(done.node.blobs.open_verified(release.anchors.sha256), 1 << 20)}
-    assert len(kept) == 12
-    assert not kept & travels
 
 
 def test_the_rows_that_the_gate_judges_were_not_trained_on(done: Done) -> None:
