@@ -10,9 +10,13 @@ from functools import partial
 from node.api.app import create_app
 from node.api.server import make_server
 from node.context import Node
+from node.leftovers import sweep
 from node.promotions import parent_round, promoter
 from node.rebasing import child_round
+from registry.errors import BanyanError
 from sync.daemon import Duty, only_daemon, run_rounds
+
+log = logging.getLogger(__name__)
 
 
 def run(node: Node) -> None:
@@ -20,6 +24,7 @@ def run(node: Node) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop, wake = threading.Event(), threading.Event()
     with only_daemon(node.home.daemon_lock):
+        _tidy(node)
         rounds = threading.Thread(
             target=run_rounds,
             args=(_duties(node), stop, wake, node.settings.poll_interval_s, lambda: datetime.now(UTC)),
@@ -33,6 +38,14 @@ def run(node: Node) -> None:
             stop.set()
             wake.set()
             rounds.join(timeout=5)
+
+
+def _tidy(node: Node) -> None:
+    """Remove what ended processes left; what that cannot do is no reason not to start."""
+    try:
+        log.info("%d left-overs of ended processes removed", sweep(node, datetime.now(UTC)))
+    except BanyanError as error:
+        log.warning("left-overs: %s (%s)", error.message, error.hint)
 
 
 def _duties(node: Node) -> list[Duty]:

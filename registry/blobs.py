@@ -148,12 +148,15 @@ class BlobStore:
             self._partial_path(digest).unlink(missing_ok=True)
 
     def sweep(self, before_s: float) -> int:
-        """Remove what kills and abandoned transfers left and nobody touched since (epoch seconds); returns how many."""
+        """Remove what kills and abandoned transfers left and nobody touched since (epoch seconds); returns how many.
+
+        Folders are not the store's and stay.
+        """
         removed = 0
         with self._failures("remove old partial files"):
             for file in self._partial.iterdir() if self._partial.is_dir() else ():
                 with suppress(FileNotFoundError):  # finished meanwhile
-                    if file.lstat().st_mtime < before_s:
+                    if not file.is_dir() and file.lstat().st_mtime < before_s:
                         file.unlink()
                         removed += 1
         return removed
