@@ -7,7 +7,7 @@ A promotion makes one candidate (`sync.candidate`) and settles the states of the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from sync.checks.behaviour import check_behaviour
 from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
 from sync.delta import read_adapter
-from sync.inbox import settle
-from sync.lifecycle import mark, update_row
+from sync.lifecycle import State, mark, results_of, update_row
 from sync.model import LoadedModel, add
 from sync.parent import Parent
+from sync.review import conclude_again
 
 MAX_HISTORY = 32
+KNOWN_ROWS = "behaviour.anchors"  # the check of `sync.checks.behaviour` that counts lost known rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +96,75 @@ class Promoter(Parent):
         return norms
 
     def promote(self, path: NodePath, digests: Sequence[str], updates: Sequence[Update]) -> Promotion:
-        """Make, judge and, if it passes, release a candidate of `path` from accepted updates; resumable."""
+        """Make, judge and, if it passes, release a candidate of `path` from accepted updates; resumable.
+
+        Where old knowledge is lost, the costliest update is quarantined and the candidate made again of the rest. Where
+        only gains are lost, those updates are quarantined, the others accepted again, and there is no release.
+        """
         with self.composer.store.read() as session:
             head = session.get(HeadRow, str(path))
             if head is None:
                 raise BadData(f"there is no release at {path} to promote", f"node import BASE --path {path}")
             chain = self.composer.chain(head.release)
-        candidate = Candidate(self, chain, dict(zip(digests, updates, strict=True)))
-        merged, delta = candidate.train()
-        with self.composer.store.transaction() as session:
-            for digest in digests:
-                mark(session, digest, "aggregated", self.now())
-        checks = candidate.judge(delta)
-        if not all(check.passed for check in checks):
-            failed = next(check for check in checks if not check.passed)
-            for digest in digests:
-                settle(self.composer.store, digest, "quarantined", failed, self.own, self.now())
+        waiting, checks = dict(zip(digests, updates, strict=True)), list[CheckResult]()
+        while waiting:
+            candidate = Candidate(self, chain, waiting)
+            merged, delta = candidate.train()
+            self.move(waiting, "aggregated")
+            checks = candidate.judge(delta)
+            blamed = self.blamed(candidate.digests, checks)
+            if not blamed:
+                self.move(waiting, "gated")
+                release, digest = candidate.release(delta, merged, checks)
+                candidate.clean_up()
+                return Promotion(release, digest, checks)
+            others = {digest: update for digest, update in waiting.items() if digest not in blamed}
+            again = not checks[0].passed
+            self.part(blamed, [] if again else others)
             candidate.clean_up()
-            return Promotion(None, None, checks)
+            waiting = others if again else {}
+        return Promotion(None, None, checks)
+
+    def move(self, digests: Iterable[str], state: State) -> None:
+        """Mark updates on their way, all or none."""
         with self.composer.store.transaction() as session:
             for digest in digests:
-                mark(session, digest, "gated", self.now())
-        release, digest = candidate.release(delta, merged, checks)
-        candidate.clean_up()
-        return Promotion(release, digest, checks)
+                mark(session, digest, state, self.now())
+
+    def blamed(self, digests: Sequence[str], checks: Sequence[CheckResult]) -> dict[str, CheckResult]:
+        """The updates that the gate stopped a candidate for, with the check that says why; empty if it did not.
+
+        `checks` are those of `Candidate.judge`: the old knowledge, then the gain of each of `digests`.
+        """
+        known, *gains = checks
+        if not known.passed:
+            return {self.costliest(digests): known}
+        return {digest: gain for digest, gain in zip(digests, gains, strict=True) if not gain.passed}
+
+    def costliest(self, digests: Sequence[str]) -> str:
+        """The update that lost most of the known rows when it was checked alone; the newest of those alike."""
+        with self.composer.store.read() as session:
+            rows = [update_row(session, digest) for digest in digests]
+        return max(rows, key=lambda row: (points_lost_alone(results_of(row)), row.received, row.digest)).digest
+
+    def part(self, blamed: Mapping[str, CheckResult], others: Iterable[str]) -> None:
+        """Quarantine updates and give others back, in one transaction."""
+        with self.composer.store.transaction() as session:
+            for digest, check in blamed.items():
+                conclude_again(session, digest, "quarantined", check, self.own, self.now())
+            for digest in others:
+                mark(session, digest, "accepted", self.now(), reason="the gate stopped a candidate for another update")
 
     def remember(self, update: Update) -> None:
         """Keep the rows of a released update that were held back, to judge with later; the same again adds nothing."""
         held = divided(self, update)[1]
         if held:
             self.keep_rows(NodePath.parse(update.release.path), held)
+
+
+def points_lost_alone(results: Sequence[CheckResult]) -> float:
+    """Points of the known rows that an update lost when it was checked; 0 where that was not measured."""
+    return next((one.value for one in results if one.name == KNOWN_ROWS and one.value is not None), 0.0)
 
 
 def base_norms(loaded: LoadedModel) -> dict[str, float]:

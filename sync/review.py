@@ -20,7 +20,18 @@ from registry.paths import NodePath
 from registry.store import Session, Store
 from registry.tables import UpdateRow
 from sync.enrolled import Identity, NotEnrolled, speaker
-from sync.lifecycle import CHECKING, State, arrow, conclude, keep_results, load_update, move, results_of, state_of
+from sync.lifecycle import (
+    CHECKING,
+    State,
+    arrow,
+    conclude,
+    keep_results,
+    load_update,
+    move,
+    results_of,
+    state_of,
+    update_row,
+)
 from sync.uploads import files_of, is_here
 from sync.verdict import Outcome, failure, judge, write_verdict
 
@@ -69,12 +80,17 @@ def settle(store: Store, digest: str, outcome: Outcome, check: CheckResult, own:
     An update that is there already stays as it is. Raises UnknownUpdate, and LocalFailure where its state does not
     allow the outcome.
     """
-
-    def decide(session: Session, row: UpdateRow) -> None:
-        conclude(session, row, write_verdict(digest, outcome, [*results_of(row), check], now), own.key)
-
     row, _ = load_update(store, digest)
-    return state_of(row) if row.state == outcome else arrow(store, row, decide)
+    return arrow(store, row, lambda session, row: conclude_again(session, row.digest, outcome, check, own, now))
+
+
+def conclude_again(
+    session: Session, digest: str, outcome: Outcome, check: CheckResult, own: Identity, now: datetime
+) -> None:
+    """The same in the caller's transaction."""
+    row = update_row(session, digest)
+    if row.state != outcome:
+        conclude(session, row, write_verdict(digest, outcome, [*results_of(row), check], now), own.key)
 
 
 def _verify(step: _Step) -> State:
