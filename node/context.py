@@ -54,7 +54,7 @@ class Node:
 
 
 def open_node(settings: Settings, passphrase: str | None = None) -> Node:
-    """Open the node of a home folder; close it afterwards.
+    """Open the node of a home folder (K7); close it afterwards.
 
     Raises LocalFailure when there is no node in the home (hint: `node init`) or its parts cannot be opened, BadData
     when the key file or the passphrase is wrong.

@@ -15,7 +15,7 @@ from sync.inbox import Identity, settle
 def decide(
     node: Node, digest: str, outcome: Literal["accepted", "rejected"], reason: str, now: datetime
 ) -> UpdateDetail:
-    """Settle an update by its digest or the beginning of it; the verdict is signed anew with the reason in it.
+    """Settle an update by its digest or the beginning of it (V6); the verdict is signed anew with the reason in it.
 
     Raises BadData for an update that was sent from here or a reason that says nothing, LocalFailure where the
     update's state leaves nothing to decide.

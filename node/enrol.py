@@ -80,7 +80,7 @@ def enrol(node: Node, url: str, path: NodePath, confirm: Callable[[Stranger], bo
 
 
 def fetch_enrolment(node: Node, path: NodePath, now: datetime) -> State:
-    """Ask the parent whether it has enrolled this node for a path; its signed answer is stored."""
+    """Ask the parent whether it has enrolled this node for a path (N8); its signed answer is stored."""
     parent = parent_of(node)
     key = node.key.public
     answer = node.peer(parent.url).get(f"/v1/enrolments/{key.id}?path={quote(str(path), safe='')}", MAX_ENVELOPE_BYTES)
@@ -100,7 +100,7 @@ def fetch_enrolment(node: Node, path: NodePath, now: datetime) -> State:
 
 
 def _pin(node: Node, stranger: Stranger, path: NodePath, confirm: Callable[[Stranger], bool]) -> None:
-    """Store the parent with its key, once."""
+    """Store the parent with its key, once (N6, N7)."""
     places = [place for place in stranger.paths if path.is_within(place)]
     if not places:
         named = ", ".join(map(str, stranger.paths)) or "no place"

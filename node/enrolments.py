@@ -43,7 +43,7 @@ def list_enrolments(node: Node) -> list[Applicant]:
 
 
 def take_request(node: Node, envelope: bytes, now: datetime) -> EnrolmentState:
-    """Note that a key asks for a path; the same key and path again only get the state.
+    """Note that a key asks for a path (N2, N3, N4); the same key and path again only get the state.
 
     Raises BadData when the request is not signed by the key that it names, or is for a place that is not below ours;
     LocalFailure when too many wait already.
@@ -91,7 +91,7 @@ def find_enrolment(node: Node, key_id: KeyId, path: NodePath) -> EnrolmentRow | 
 
 
 def accept(node: Node, key_id: KeyId, path: NodePath, now: datetime) -> Applicant:
-    """Sign that a key may speak for a path and below, or sign it anew. LocalFailure when nobody asked for it."""
+    """Sign that a key may speak for a path and below, or sign it anew (N5). LocalFailure when nobody asked for it."""
     places = [place for place in node.paths if path.is_within(place)]
     if not places:
         raise LocalFailure(f"this node is no longer responsible for a place above {path}", "node config show")

@@ -81,7 +81,7 @@ def _over_paths(loaded: LoadedModel, examples: Sequence[Example], on_done: Calla
 
 
 def as_evaluations(before: Measured, after: Measured, path: str) -> tuple[Evaluation, ...]:
-    """The figures as a release carries them: those of the new model, and those of the old one as `..._before`."""
+    """The figures as a release carries them (U9): those of the new model, and those of the old one as `..._before`."""
     found = []
     for name, old, new in ((OWN, before.own, after.own), (ANCHORS, before.anchors, after.anchors)):
         if old is None or new is None:

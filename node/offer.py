@@ -60,7 +60,7 @@ class Offer:
         return Ref(NodePath.parse(self.own.release.path), self.own.release.version)
 
     def update(self, sequence: int, transfer: TransferSet | None, now: datetime, valid_days: int) -> Update:
-        """The document that is to be signed."""
+        """The document that is to be signed (U9)."""
         release = self.own.release
         return Update(
             path=release.path,

@@ -68,7 +68,7 @@ def decide_updates(node: Node, at_work: Promoter, now: datetime) -> None:
 
 
 def release_updates(node: Node, at_work: Promoter, now: datetime) -> None:
-    """Where a policy says so, turn the accepted updates of a place into a release; go on with a killed one first."""
+    """Where a policy says so, turn the accepted updates of a place into a release (G1); a killed one goes first."""
     settings = PolicySettings(updates=node.settings.policy_every, wait_s=node.settings.policy_max_wait_s)
     for place, waiting in _by_place(node, [*unfinished(node.store), *accepted(node.store)]).items():
         begun = any(row.state != "accepted" for row, _ in waiting)

@@ -71,7 +71,7 @@ def publish(
     on_progress: OnProgress = no_progress,
     anew: bool = False,
 ) -> PublishResult:
-    """Offer the head of `path`, a release of our own, to the parent; where it stands there.
+    """Offer the head of `path`, a release of our own, to the parent (U8, U9); where it stands there.
 
     `transfer`: a file of rows whose prompts travel with it; `transfer_rows`: so many of the run's training prompts.
     Either travel with the model's own answers, never with the owner's. `confirm` is shown what will leave and asked

@@ -67,7 +67,7 @@ def child_round(node: Node, now: datetime) -> None:
 
 
 def rebase_all(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
-    """Rebase every own release below a newer one. Raises LocalFailure when a run is at work on a path."""
+    """Rebase every own release below a newer one (G8). Raises LocalFailure when a run is at work on a path."""
     done = []
     for own, above in _outdated(node):
         with run_lock(node.home, NodePath.parse(own.release.path)):

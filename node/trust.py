@@ -19,7 +19,7 @@ from sync.pull import TrustedKeys
 
 
 def trusted_keys(node: Node, now: datetime) -> TrustedKeys:
-    """The rule of this node at a moment; each call of it reads the database."""
+    """The rule of this node at a moment (R7); each call of it reads the database."""
 
     def trusted(path: NodePath) -> list[PublicKey]:
         own = [node.key.public] if any(path.is_within(mine) for mine in node.paths) else []

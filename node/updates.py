@@ -77,7 +77,10 @@ def show_update(node: Node, digest: str, now: datetime) -> UpdateDetail:
 
 
 def keep_standing(node: Node, digest: str, where: Standing, parent: PeerRow, now: datetime) -> UpdateRow:
-    """Store what the parent says of an update that was sent to it. Raises BadData when its verdict does not hold."""
+    """Store what the parent says of an update that was sent to it (V8).
+
+    Raises BadData when its verdict does not hold.
+    """
     envelope = where.verdict.encode("ascii", "replace") if where.verdict is not None else None
     if envelope is not None:
         _verdict(envelope, digest, PublicKey.from_hex(parent.public_key))

@@ -97,7 +97,7 @@ class BlobStore:
             return 0
 
     def append_partial(self, digest: str, offset: int, data: bytes, size_limit: int) -> int:
-        """Write bytes at `offset`, which may repeat bytes but leave no gap; returns how many bytes are now here.
+        """Write bytes at `offset`, which may repeat bytes but leave no gap (T4); returns how many bytes are now here.
 
         Raises BadData for a gap or more than `size_limit` bytes in all, LocalFailure if they cannot be written; the
         partial is then no longer than it was.
@@ -117,9 +117,9 @@ class BlobStore:
             return max(size, end)
 
     def finish_partial(self, digest: str, size: int) -> Path:
-        """Make the blob of a partial that has all its `size` bytes; returns its place. Repeating it does nothing.
+        """Make the blob of a partial that has all its `size` bytes (T1, T5); returns its place.
 
-        Raises BadData if bytes are missing (the partial stays) or wrong (the partial goes).
+        Repeating it does nothing. Raises BadData if bytes are missing (the partial stays) or wrong (the partial goes).
         """
         with self._failures("receive a file"):
             try:

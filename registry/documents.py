@@ -44,12 +44,12 @@ MAX_RANK: Final = 256
 
 
 class Document(Part):
-    """A part with a type of its own and one byte form."""
+    """A part with a type of its own and one byte form (D1)."""
 
     PAYLOAD_TYPE: ClassVar[str]
 
     def to_bytes(self) -> bytes:
-        """The one byte form of the document: compact JSON in the order of the fields; raises BadData."""
+        """The one byte form of the document (D2): compact JSON in the order of the fields; raises BadData."""
         try:
             return self.model_dump_json().encode()
         except PydanticSerializationError as error:
@@ -57,7 +57,7 @@ class Document(Part):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read the byte form, and no other spelling of the same values; raises BadData."""
+        """Read the byte form, and no other spelling of the same values (D2); raises BadData."""
         if len(data) > MAX_ENVELOPE_BYTES:
             raise BadData(f"{cls.__name__} is too large: {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
         try:
@@ -77,7 +77,7 @@ class Document(Part):
         return None
 
 
-class File(Part):
+class File(Part):  # D9
     """A file by name, size in bytes and SHA-256; names are flat."""
 
     name: FileName
@@ -85,7 +85,7 @@ class File(Part):
     sha256: Digest
 
 
-class AdapterShape(Part):
+class AdapterShape(Part):  # D12
     """What the tensors of a LoRA adapter must look like; ΔW = alpha / rank · B·A for every target module."""
 
     rank: Annotated[int, Field(ge=1, le=MAX_RANK)]
@@ -118,7 +118,7 @@ class Evaluation(Part):
     path: PathText
 
 
-class ReleasePin(Part):
+class ReleasePin(Part):  # R1
     """One exact release: `digest` is the SHA-256 of its envelope's bytes."""
 
     path: PathText
@@ -126,7 +126,7 @@ class ReleasePin(Part):
     digest: Digest
 
 
-class BaseManifest(Document):
+class BaseManifest(Document):  # D13
     """A base: the full weights, tokenizer and configuration by digest. Stored as a blob, named by `digest`."""
 
     PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.base.v1+json"
@@ -147,7 +147,7 @@ class BaseManifest(Document):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-class Release(Document):
+class Release(Document):  # D15, R3, R14
     """An immutable version of the model at a path."""
 
     PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.release.v1+json"
@@ -178,7 +178,7 @@ class Release(Document):
         return self
 
 
-class Update(Document):
+class Update(Document):  # D14, R14
     """A signed offer of an adapter delta, relative to `release`, from `issuer` to `audience`."""
 
     PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.update.v1+json"
@@ -209,7 +209,7 @@ class Update(Document):
         return self.issuer
 
 
-class EnrolmentRequest(Document):
+class EnrolmentRequest(Document):  # N1
     """A key asks to speak for a path; signed by that key (see `open_request`)."""
 
     PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.enrolment-request.v1+json"
@@ -282,7 +282,10 @@ def seal_document(document: Document, key: PrivateKey) -> bytes:
 
 
 def open_document(envelope: bytes, model: type[AnyDocument], keys: Iterable[PublicKey]) -> tuple[AnyDocument, Opened]:
-    """Verify, then parse. Raises BadData unless one of `keys` signed it and is the key that the document says it is."""
+    """Verify, then parse (E6, D10).
+
+    Raises BadData unless one of `keys` signed it and is the key that the document says it is.
+    """
     opened = open_sealed(envelope, model.PAYLOAD_TYPE, keys)
     document = model.from_bytes(opened.payload)
     if document.speaker() not in (None, opened.signer.id):
@@ -291,7 +294,10 @@ def open_document(envelope: bytes, model: type[AnyDocument], keys: Iterable[Publ
 
 
 def open_request(envelope: bytes) -> tuple[EnrolmentRequest, Opened]:
-    """Open a request to be enrolled, with the key that it carries: it proves that the asker holds that key. BadData."""
+    """Open a request to be enrolled, with the key that it carries (N1).
+
+    It proves that the asker holds that key. Raises BadData.
+    """
     claimed = EnrolmentRequest.from_bytes(peek_payload(envelope))
     return open_document(envelope, EnrolmentRequest, [PublicKey.from_hex(claimed.key)])
 
@@ -302,6 +308,7 @@ def schemas() -> dict[str, dict[str, object]]:
 
 
 def _check_life(created: datetime, expires: datetime) -> None:
+    """What expires does so after it was made (D11)."""
     if not created < expires:
         raise ValueError("it expires before it is created")
 

@@ -32,7 +32,7 @@ _SIGNATURE_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a verified envelope held, who signed it, and the SHA-256 (hex) of the envelope's bytes."""
+    """What a verified envelope held, who signed it, and the SHA-256 (hex) of the envelope's bytes (E7)."""
 
     payload: bytes
     signer: PublicKey
@@ -40,7 +40,10 @@ class Opened:
 
 
 def seal(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
-    """Sign bytes; returns the envelope's bytes. Raises BadData where the envelope would be larger than is accepted."""
+    """Sign bytes (E1); returns the envelope's bytes.
+
+    Raises BadData where the envelope would be larger than is accepted.
+    """
     envelope = Envelope(payload, payload_type, {})
     envelope.sign(CryptoSigner(key.ed25519, _library_key(key.public)))
     sealed = _write(envelope)
@@ -50,7 +53,10 @@ def seal(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
 
 
 def open_sealed(envelope: bytes, payload_type: str, keys: Iterable[PublicKey]) -> Opened:
-    """Verify an envelope against the keys that may have signed it; raises BadData unless everything is right."""
+    """Verify an envelope against the keys that may have signed it (E1, E4, E5).
+
+    Raises BadData unless everything is right.
+    """
     parsed, signature = _read(envelope)
     if parsed.payload_type != payload_type:
         raise BadData(f"the envelope holds {parsed.payload_type!a:.100}, not {payload_type}")
@@ -65,7 +71,7 @@ def open_sealed(envelope: bytes, payload_type: str, keys: Iterable[PublicKey]) -
 
 
 def peek_signer(envelope: bytes) -> KeyId:
-    """The key id that an envelope names. Nothing is verified: only for looking up the key. Raises BadData."""
+    """The key id that an envelope names (K2). Nothing is verified: only for looking up the key. Raises BadData."""
     return _read(envelope)[1].keyid
 
 
@@ -83,7 +89,7 @@ def _write(envelope: Envelope) -> bytes:
 
 
 def _read(data: bytes) -> tuple[Envelope, Signature]:
-    """Parse the one accepted form: writing it again gives the same bytes, so no spaces, no other spelling of base64."""
+    """Parse the one accepted form (E2, E3): writing it again gives the same bytes, no spaces, no other base64."""
     if len(data) > MAX_ENVELOPE_BYTES:
         raise BadData(f"the envelope is too large: {len(data)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
     try:

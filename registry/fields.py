@@ -34,12 +34,14 @@ def _safe_key(text: str) -> str:
 
 
 def _portable(name: str) -> str:
+    """A name that is a file's name everywhere (D8)."""
     if name.endswith(".") or name.partition(".")[0].lower() in _DEVICE_NAMES:
         raise ValueError("not a file name on every system")
     return name
 
 
 def _in_utc(moment: datetime) -> datetime:
+    """A moment in UTC (D4)."""
     if moment.utcoffset() is None or moment.utcoffset() != UTC.utcoffset(None):
         raise ValueError("a time is given in UTC")
     return moment.astimezone(UTC)
@@ -61,6 +63,7 @@ def _printable(reason: object) -> object:
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 in hex
 KeyHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_safe_key)]
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(_one_spelling)]
+# D7: names and reasons; D6: versions.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^[^\t\n{_UNPRINTABLE}]+$")]
 Reason = Annotated[
     str, BeforeValidator(_printable), StringConstraints(max_length=MAX_REASON_CHARS, pattern=f"^[^{_UNPRINTABLE}]*$")
@@ -75,6 +78,6 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class Part(BaseModel):
-    """What every part of a document has: no unknown field, no conversion, no NaN, no change after it is made."""
+    """What every part of a document has (D3): no unknown field, no conversion, no NaN, no change after it is made."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

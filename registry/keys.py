@@ -42,7 +42,7 @@ _SMALL_ORDER: Final = frozenset(
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A public key, 32 raw bytes. Raises BadData where the bytes cannot be a key that proves anything."""
+    """A public key, 32 raw bytes (K1, K3). Raises BadData where the bytes cannot be a key that proves anything."""
 
     raw: bytes
 
@@ -71,12 +71,12 @@ class PublicKey:
 
     @cached_property
     def id(self) -> KeyId:
-        """The key's id: SHA-256 of the raw key."""
+        """The key's id (K2): SHA-256 of the raw key."""
         return hashlib.sha256(self.raw).hexdigest()
 
     @property
     def fingerprint(self) -> str:
-        """The first half of the id in 8 groups of 4, for two people to compare."""
+        """The first half of the id in 8 groups of 4, for two people to compare (K4)."""
         return " ".join(self.id[start : start + 4] for start in range(0, 32, 4))
 
     def __repr__(self) -> str:
@@ -102,14 +102,14 @@ class PrivateKey:
 
     @classmethod
     def load(cls, file: Path, passphrase: str | None = None) -> PrivateKey:
-        """Read a key file.
+        """Read a key file (K6).
 
         Raises LocalFailure if it is missing or open to others, BadData if it is not a key or the passphrase is wrong.
         """
         return cls(_parse_pem(_read_private(file), file, passphrase))
 
     def save(self, file: Path, passphrase: str | None = None) -> None:
-        """Write the key as PKCS #8 PEM, mode 0600, whole or not at all; raises LocalFailure and never overwrites."""
+        """Write the key as PKCS #8 PEM, mode 0600, whole or not at all, never over another (K5). LocalFailure."""
         lock = (
             serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
         )

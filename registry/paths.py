@@ -34,7 +34,7 @@ class NodePath:
 
     @classmethod
     def parse(cls, text: str) -> NodePath:
-        """Read the one spelling of a path: `master`, `en`, `en/health`; raises BadData for any other."""
+        """Read the one spelling of a path (D5): `master`, `en`, `en/health`; raises BadData for any other."""
         return _parse(text)
 
     def __str__(self) -> str:

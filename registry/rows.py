@@ -98,7 +98,7 @@ class _Line(BaseModel):
 
 
 def read_rows(file: Path, max_bytes: int) -> list[Row]:
-    """Read rows, one JSON object on each line; no unknown key, no key twice, no blank line.
+    """Read rows, one JSON object on each line (U10, C21); no unknown key, no key twice, no blank line.
 
     Raises BadData naming the line, or for more than `max_bytes`; LocalFailure if the file cannot be read.
     """

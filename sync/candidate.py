@@ -135,7 +135,7 @@ class Candidate:
         return evaluate_rows(loaded, rows, self.path)[1] if rows else []
 
     def release(self, delta: Delta, merged: Merged, checks: Sequence[CheckResult]) -> tuple[Release, str]:
-        """Write the files and the signed release; visible in one transaction together with the updates' states."""
+        """Write the files and the signed release (G6); visible in one transaction together with the updates' states."""
         now = self.parent.now()
         self.work.mkdir(parents=True, exist_ok=True)
         shape = write_adapter(delta, self.work / WEIGHTS_FILE)

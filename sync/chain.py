@@ -36,7 +36,10 @@ class Link:
 
 
 def stored_link(session: Session, blobs: BlobStore, digest: str) -> Link:
-    """A release of this node by its digest. Raises LocalFailure when it is not here, BadData when it was damaged."""
+    """A release of this node by its digest (R13).
+
+    Raises LocalFailure when it is not here, BadData when it was damaged.
+    """
     row = session.get(ReleaseRow, digest)
     if row is None:
         raise LocalFailure(f"the release {digest} is not on this node", "node pull")
@@ -60,7 +63,7 @@ def stored_chain(store: Store, blobs: BlobStore, digest: str) -> list[Link]:
 
 
 def check_pin(release: Release, pin: ReleasePin, below: Release | None = None) -> None:
-    """Raise BadData unless a release is the one that was named, and fits the release below that names it."""
+    """Raise BadData unless a release is the one that was named, and fits the release below that names it (R4, R5)."""
     if (release.path, release.version) != (pin.path, pin.version):
         raise BadData(
             f"the release {pin.digest} says that it is {release.path}@v{release.version}, "

@@ -16,7 +16,7 @@ from sync.model import LoadedModel, Precision, load_model
 
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """What it takes to put models together: stored releases, blobs, and where a base lies as a folder."""
+    """What it takes to put models together (R6): stored releases, blobs, and where a base lies as a folder."""
 
     store: Store
     blobs: BlobStore

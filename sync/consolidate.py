@@ -40,7 +40,7 @@ class Merged:
 
 
 def merge(own: Delta | None, increments: Sequence[Delta], rank: int) -> Merged:
-    """Add the mean of the increments to the own adapter, recompressed to the rank budget.
+    """Add the mean of the increments to the own adapter, recompressed to the rank budget (G2).
 
     Δ = own + (1/n) Σ Δᵢ: a mean, because siblings share what they relearned of their parent (replay), and a sum
     would count it n times; consolidation restores each child's own part.

@@ -42,7 +42,7 @@ class Speaker:
 
 
 def speaker(session: Session, issuer: KeyId, own: Identity, now: datetime) -> Speaker:
-    """What the enrolments of an issuer allow; raises NotEnrolled with the reason where they allow nothing."""
+    """What the enrolments of an issuer allow (N9, U2); raises NotEnrolled with the reason where they allow nothing."""
     rows = session.scalars(select(EnrolmentRow).where(EnrolmentRow.key_id == issuer).order_by(EnrolmentRow.path)).all()
     problems = {row.path: _why_not(row, own, now) for row in rows}
     places = tuple(NodePath.parse(path) for path, problem in problems.items() if problem is None)

@@ -71,7 +71,7 @@ def fetch_files(peer: Peer, files: Sequence[File], blobs: BlobStore, on_progress
 
 
 def fetch_file(peer: Peer, file: File, blobs: BlobStore, report: Callable[[int], None]) -> int:
-    """Fetch one file unless it is here; returns the bytes that travelled.
+    """Fetch one file unless it is here (T2); returns the bytes that travelled.
 
     A broken connection is taken up again where it broke, as long as some of the tries bring bytes. Bytes that were
     here before and turn out to be wrong are fetched once more from the start. Raises BadData when the peer's bytes
@@ -103,7 +103,7 @@ def fetch_file(peer: Peer, file: File, blobs: BlobStore, report: Callable[[int],
 
 
 def _fetch_rest(peer: Peer, file: File, blobs: BlobStore, report: Callable[[int], None]) -> None:
-    """Append what is missing of a file."""
+    """Append what is missing of a file (T8)."""
     url = f"{peer.url}{blob_path(file.sha256)}"
     here = blobs.partial_size(file.sha256)
     if here >= file.size:
@@ -119,7 +119,7 @@ def _fetch_rest(peer: Peer, file: File, blobs: BlobStore, report: Callable[[int]
 
 
 def check_space(files: Sequence[File], blobs: BlobStore, free_bytes: int, max_file_bytes: int) -> None:
-    """Refuse before the first byte what is larger than allowed (BadData) or than the free disk (LocalFailure)."""
+    """Refuse before the first byte what is larger than allowed (BadData) or than the free disk (LocalFailure) (T9)."""
     missing = {file.sha256: file for file in files if not blobs.has(file.sha256)}
     for file in missing.values():
         if file.size > max_file_bytes:

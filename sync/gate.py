@@ -27,7 +27,7 @@ def points_lost(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, f
 def check_loss(
     name: str, before: Sequence[bool], after: Sequence[bool], max_points: float, cost_ms: float = 0.0
 ) -> CheckResult:
-    """Old knowledge: fails when more than `max_points` are lost beyond the sampling error."""
+    """Old knowledge (G3): fails when more than `max_points` are lost beyond the sampling error."""
     if not before:
         return CheckResult(
             name=name, value=None, threshold=max_points, passed=True, reason="no rows to measure it on", cost_ms=cost_ms
@@ -44,7 +44,7 @@ def check_loss(
 def check_gain(
     name: str, before: Sequence[bool], after: Sequence[bool], claimed_gain: float, min_kept: float, cost_ms: float = 0.0
 ) -> CheckResult:
-    """New knowledge: the share of a child's claimed gain (0 to 1, in accuracy) on rows that the candidate never saw."""
+    """New knowledge (G4): the share of a child's claimed gain (0 to 1, in accuracy) on rows that were held back."""
     if not before or claimed_gain <= 0:
         reason = "no rows travelled to measure it on" if not before else "the update claims no gain"
         return CheckResult(name=name, value=None, threshold=min_kept, passed=True, reason=reason, cost_ms=cost_ms)

@@ -84,7 +84,7 @@ class Receipt:
 def receive(
     store: Store, blobs: BlobStore, envelope: bytes, own: Identity, now: datetime, *, limits: Limits = DEFAULT_LIMITS
 ) -> Receipt:
-    """Take in the envelope of an update. The same bytes get the same receipt, however often they come.
+    """Take in the envelope of an update (U1, U2, U3, U4). The same bytes get the same receipt, however often they come.
 
     An update that fails a check of the envelope is stored with its signed verdict, and its state is `rejected`.
 
@@ -130,7 +130,10 @@ def _new_row(update: Update, envelope: bytes, now: datetime) -> UpdateRow:
 
 
 def _take_in(session: Session, row: UpdateRow, update: Update, own: Identity, limits: Limits) -> None:
-    """Store an update, and reject it at once where its words are wrong; only what was taken uses up its sequence."""
+    """Store an update, and reject it at once where its words are wrong (U6, U7).
+
+    Only what was taken uses up its sequence.
+    """
     now = row.received
     sequence = session.get(SequenceRow, (update.issuer, update.path))
     standing = Standing(
@@ -163,6 +166,7 @@ def _pinned(session: Session, digest: str) -> Pinned | None:
 
 
 def _refuse_crowds(session: Session, issuer: KeyId, limits: Limits, now: datetime) -> None:
+    """Bounds on what waits and on what one key sends (U5)."""
     incoming = select(func.count()).select_from(UpdateRow).where(UpdateRow.direction == "in")
     waiting = incoming.where(UpdateRow.state.in_(UNDECIDED))
     today = incoming.where(UpdateRow.issuer == issuer, UpdateRow.received > now - timedelta(days=1))

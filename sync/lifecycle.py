@@ -150,7 +150,10 @@ def keep_results(row: UpdateRow, results: Sequence[CheckResult]) -> None:
 
 
 def arrow(store: Store, seen: UpdateRow, act: Callable[[Session, UpdateRow], None]) -> State:
-    """Act on an update in one transaction, unless another process moved it since it was seen; returns its state."""
+    """Act on an update in one transaction, unless another process moved it since it was seen (V7).
+
+    Returns its state.
+    """
     with store.transaction() as session:
         row = update_row(session, seen.digest)
         if row.state == seen.state:
@@ -175,7 +178,7 @@ def conclude(session: Session, row: UpdateRow, verdict: Verdict, key: PrivateKey
 
 
 def record(session: Session, row: UpdateRow, now: datetime, **facts: object) -> None:
-    """Append the decision that put an update into its state."""
+    """Append the decision that put an update into its state (V7)."""
     about = {"issuer": row.issuer, "path": row.path, "sequence": row.sequence}
     body = json.dumps({**about, **facts}, allow_nan=False, ensure_ascii=False)
     session.add(DecisionRow(at=now, kind=f"update.{row.state}", subject=row.digest, body=body))

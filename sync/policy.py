@@ -67,7 +67,7 @@ POLICIES: Final[dict[str, Policy]] = {"every-n": every_n, "time": after_time, "s
 
 
 def first_of(*policies: Policy) -> Policy:
-    """The policy that releases as soon as one of `policies` does; it waits for the reasons of all."""
+    """The policy that releases as soon as one of `policies` does (G1); it waits for the reasons of all."""
 
     def decide(state: PolicyState, settings: PolicySettings) -> Decision:
         decisions = [policy(state, settings) for policy in policies]

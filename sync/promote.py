@@ -46,7 +46,7 @@ class Promoter(Parent):
     """A parent that checks what comes in and promotes what it accepted."""
 
     def check(self, update: Update, adapter: Path, transfer: Path | None) -> list[CheckResult]:
-        """Stages 2, 3 and 7 on an update whose envelope and files are here; the later ones only if the files passed."""
+        """Stages 2, 3 and 7 on an update whose files are here (C21); the later ones only if the files passed."""
         chain = self.composer.chain(update.release.digest)
         base = self.composer.base_folder(update.base)
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ class Promoter(Parent):
         return norms
 
     def promote(self, path: NodePath, digests: Sequence[str], updates: Sequence[Update]) -> Promotion:
-        """Make, judge and, if it passes, release a candidate of `path` from accepted updates; resumable.
+        """Make, judge and, if it passes, release a candidate of `path` from accepted updates (G5); resumable.
 
         Where old knowledge is lost, the costliest update is quarantined and the candidate made again of the rest. Where
         only gains are lost, those updates are quarantined, the others accepted again, and there is no release.

@@ -89,7 +89,7 @@ def fetch_release(
     as_head: bool = True,
     on_progress: OnProgress = no_progress,
 ) -> Release:
-    """Fetch one release with the releases above it, its base and all their files; returns it when all of it is here.
+    """Fetch one release with the releases above it, its base and all their files (R9); returns it when all is here.
 
     `as_head`: make it what this node serves at its path; then it may be neither expired nor older than the head of
     now. Without it (a version that was asked for by number) any version that a trusted key signed is taken.
@@ -118,7 +118,7 @@ def fetch_release(
 
 
 def _fetch_chain(source: _Source, pin: ReleasePin) -> list[Link]:
-    """The verified release and those that it pins above it, the top of the tree first.
+    """The verified release and those that it pins above it, the top of the tree first (R7, R8).
 
     The release itself is proven by a key that is trusted for its path. Each one above is proven by its digest, which
     the release below pins, and by its signature: the envelope names the key by the key's digest.
@@ -171,6 +171,7 @@ def _enrolled_key(source: _Source, signer: KeyId, path: NodePath) -> PublicKey:
 
 
 def _check_life(release: Release, now: datetime, clock_skew_s: float, *, must_be_fresh: bool) -> None:
+    """Not from the future and, where it is to be served, not expired (R10, R11)."""
     ahead_s = (release.created - now).total_seconds()
     name = f"{release.path}@v{release.version}"
     if ahead_s > clock_skew_s:
@@ -186,6 +187,7 @@ def _check_life(release: Release, now: datetime, clock_skew_s: float, *, must_be
 
 
 def _refuse_rollback(session: Session, pin: ReleasePin) -> None:
+    """A head gives way to a later version alone (R12, G7)."""
     head = session.get(HeadRow, pin.path)
     current = session.get(ReleaseRow, head.release) if head is not None else None
     if current is None or current.digest == pin.digest or current.version < pin.version:
@@ -202,6 +204,7 @@ def _refuse_rollback(session: Session, pin: ReleasePin) -> None:
 
 
 def _make_visible(session: Session, chain: list[Link]) -> None:
+    """Store the releases; a second one of a key, path and version is refused (R2)."""
     for link in chain:
         if session.get(ReleaseRow, link.digest) is not None:
             continue

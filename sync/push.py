@@ -84,7 +84,7 @@ def standing(peer: Peer, digest: str) -> Standing:
 
 
 def _upload(peer: Peer, digest: str, file: File, blobs: BlobStore) -> Iterator[int]:
-    """Send what the peer lacks of one file; yields how much of it is there.
+    """Send what the peer lacks of one file (T8); yields how much of it is there.
 
     At least one request is sent: an empty one makes a peer that was stopped after the last byte finish the file.
     """

@@ -125,6 +125,6 @@ def share(right: Sequence[bool]) -> float:
 
 
 def choose(options: Sequence[Option]) -> Option:
-    """The way to go; `options` begins with *stay*, which is always legal and wins ties."""
+    """The way to go (G8); `options` begins with *stay*, which is always legal and wins ties."""
     fitting = [option for option in options if option.keeps_own]
     return max(fitting, key=lambda option: (round(option.parent_rows + option.own_rows, 4), option.way == "stay"))

@@ -94,7 +94,7 @@ def conclude_again(
 
 
 def _verify(step: _Step) -> State:
-    """To verified once every file is here; to rejected if they do not come in time or are not what was declared."""
+    """To verified once every file is here (U11); to rejected if they do not come in time or are others."""
     problem = _problem_of_files(step)
     if problem is None:
         return state_of(step.row)
@@ -123,7 +123,7 @@ def _problem_of_files(step: _Step) -> str | None:
 
 
 def _check(step: _Step, checks: Checks) -> State:
-    """To checked; back to received if a file was damaged since, so that it is sent again."""
+    """To checked (V5); back to received if a file was damaged since, so that it is sent again."""
     files = files_of(step.update)
     try:
         paths = [step.blobs.open_verified(file.sha256) for file in files]
@@ -141,6 +141,7 @@ def _check(step: _Step, checks: Checks) -> State:
 
 
 def _run(checks: Checks, update: Update, adapter: Path, transfer: Path | None) -> Sequence[CheckResult]:
+    """Run the checks; one that breaks down is a finding (V4)."""
     try:
         return checks(update, adapter, transfer)
     except BadData as error:
@@ -153,7 +154,7 @@ def _run(checks: Checks, update: Update, adapter: Path, transfer: Path | None) -
 
 
 def _decide(step: _Step) -> State:
-    """To the verdict; an issuer whose enrolment ended meanwhile is not listened to."""
+    """To the verdict (V3); an issuer whose enrolment ended meanwhile is not listened to."""
 
     def decide(session: Session, row: UpdateRow) -> None:
         results = list(results_of(row))

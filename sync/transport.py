@@ -104,7 +104,7 @@ class _Call:
 
 
 class HttpTransport:
-    """HTTP with a connection per request, so that each has its own deadline and none is shared between threads.
+    """HTTP with a connection per request, so that each has its own deadline and no thread shares one (T6, T7).
 
     `allow_private`: contact addresses on this machine and in private networks; for addresses that the owner named.
     `stall_s`: longest wait for the next byte, within the limit of the request.
@@ -181,6 +181,7 @@ class HttpTransport:
 
 
 def _retries(deadline: Deadline) -> Iterator[stamina.Attempt]:
+    """How often a request is tried (T8)."""
     return iter(
         stamina.retry_context(
             on=Broken, attempts=ATTEMPTS, timeout=deadline.left_s(), wait_initial=0.1, wait_max=1.0, wait_jitter=0.1
@@ -236,6 +237,7 @@ def _error_words(body: bytes) -> tuple[str, str, str]:
 
 
 def _range_start(response: httpx.Response) -> int | None:
+    """Where a 206 says that its bytes begin (T3)."""
     match = CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     return int(match[1]) if response.status_code == 206 and match else None
 
@@ -248,7 +250,7 @@ def _upload_offset(response: httpx.Response, url: str) -> int:
 
 
 def _pieces(response: httpx.Response, url: str, max_bytes: int) -> Iterator[bytes]:
-    """The body in pieces; BadData as soon as it is, or says that it will be, larger than allowed."""
+    """The body in pieces (H10); BadData as soon as it is, or says that it will be, larger than allowed."""
     declared = response.headers.get("content-length", "0")
     received = int(declared) if declared.isascii() and declared.isdecimal() and len(declared) <= 18 else 0
     if received <= max_bytes:

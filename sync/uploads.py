@@ -24,11 +24,11 @@ def file_offset(store: Store, blobs: BlobStore, digest: str, sha256: str) -> int
 
 
 def append_file(store: Store, blobs: BlobStore, digest: str, sha256: str, *, offset: int, data: bytes) -> int:
-    """Write bytes of a file at `offset`; returns how many are now here. Bytes may be repeated but not left out.
+    """Write bytes of a file at `offset` (T2, T4); returns how many are now here.
 
-    Raises UnknownUpdate; BadData for a file that is not the update's, a rejected update, a gap, more bytes than the
-    update declares, or when the last byte is here and the digest is wrong (then the file is to be sent from its
-    start); LocalFailure if the bytes cannot be written.
+    Bytes may be repeated but not left out. Raises UnknownUpdate; BadData for a file that is not the update's, a
+    rejected update, a gap, more bytes than the update declares, or when the last byte is here and the digest is wrong
+    (then the file is to be sent from its start); LocalFailure if the bytes cannot be written.
     """
     row, file = _expected(store, digest, sha256)
     if _is_settled(row, blobs, file):

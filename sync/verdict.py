@@ -20,7 +20,7 @@ MAX_REASON: Final = 700
 
 
 def judge(results: Sequence[CheckResult]) -> Outcome:
-    """Accepted when all passed, quarantined when nothing but suspicions failed, else rejected."""
+    """Accepted when all passed, quarantined when nothing but suspicions failed, else rejected (V2)."""
     stages = {result.name.partition(".")[0] for result in failed(results)}
     if not stages:
         return "accepted"
@@ -38,7 +38,7 @@ def failure(name: str, reason: str) -> CheckResult:
 
 
 def write_verdict(update: str, outcome: Outcome, results: Sequence[CheckResult], now: datetime) -> Verdict:
-    """The verdict on an update with every check; beyond the limit, the checks that failed come first."""
+    """The verdict on an update with every check (V1); beyond the limit, the checks that failed come first."""
     kept = list(results)
     if len(kept) > MAX_CHECKS:
         kept = sorted(kept, key=lambda result: result.passed)[:MAX_CHECKS]

@@ -21,7 +21,7 @@ from registry.errors import BadData
 
 
 class Deadline:
-    """A moment on a monotonic clock, `limit_s` after it was made."""
+    """A moment on a monotonic clock, `limit_s` after it was made (T6)."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float]) -> None:
         self._clock = clock

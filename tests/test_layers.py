@@ -220,6 +220,7 @@ def test_quick_modules_bring_nothing_slow(start: str) -> None:
 
 @pytest.mark.parametrize("file", EVERYTHING)
 def test_nothing_is_unpickled_evaluated_or_run_through_a_shell(file: str) -> None:
+    """T10."""
     assert list(forbidden(file, EVERYTHING[file])) == []
 
 

@@ -15,7 +15,10 @@ BODY_S: Final = 60.0
 
 
 def bounded_body(max_bytes: int) -> Callable[[Request], Awaitable[bytes]]:
-    """A dependency that gives the whole body of a request, which has to come in BODY_S. Raises TooLarge or TooSlow."""
+    """A dependency that gives the whole body of a request, which has to come in BODY_S (H6).
+
+    Raises TooLarge or TooSlow.
+    """
 
     async def read(request: Request) -> bytes:
         declared = request.headers.get("content-length", "0")

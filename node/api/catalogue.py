@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Catalogue:
-    """The digests of public blobs, learned from the releases as they come: releases are never taken back."""
+    """The digests of public blobs, learned from the releases as they come (K7, H5): releases are never taken back."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

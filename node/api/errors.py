@@ -55,12 +55,12 @@ ANSWERS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
 
 
 def error_body(message: str, hint: str, code: str) -> dict[str, dict[str, str]]:
-    """The one form of an error."""
+    """The one form of an error (H1)."""
     return {"error": {"message": message, "hint": hint, "code": code}}
 
 
 def map_errors(app: FastAPI) -> None:
-    """Install the answers to errors."""
+    """Install the answers to errors (H2)."""
     app.add_exception_handler(BadData, _ours)
     app.add_exception_handler(LocalFailure, _ours)
     app.add_exception_handler(HTTPException, _http)
@@ -91,5 +91,5 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 def _bug(_: Request, __: Exception) -> JSONResponse:
-    """The server logs what happened; the asker learns nothing of our inside."""
+    """The server logs what happened (H4); the asker learns nothing of our inside."""
     return JSONResponse(error_body("this node made a mistake", "tell its operator the time", "bug"), 500)

@@ -29,7 +29,7 @@ class Rates:
 
 
 class RateLimit:
-    """ASGI middleware that answers 429 to an address that asks for too much."""
+    """ASGI middleware that answers 429 to an address that asks for too much (H8, H9)."""
 
     def __init__(self, app: ASGIApp, rates: Rates, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app

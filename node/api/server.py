@@ -15,7 +15,7 @@ CONNECTIONS: Final = 512
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection on which no whole request head has come in time; uvicorn waits for ever."""
+    """HTTP/1.1 that closes a connection on which no whole request head has come in time (H7); uvicorn's waits."""
 
     head_s: float = HEAD_S
     _head_timer: asyncio.TimerHandle | None = None
@@ -47,7 +47,7 @@ class PunctualProtocol(H11Protocol):
 
 
 def make_server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
-    """A server that is ready to `run()`; set `should_exit` to end it. It logs as the caller set `logging` up."""
+    """A server that is ready to `run()` (H8); set `should_exit` to end it. It logs as the caller set `logging` up."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

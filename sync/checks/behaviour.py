@@ -29,7 +29,7 @@ def check_behaviour(
     sender: str,
     max_loss_points: float,
 ) -> list[CheckResult]:
-    """Check a merged model: `before` says which of the `known` rows the release answers rightly at `path`.
+    """Check a merged model (C22, C23): `before` says which of the `known` rows the release answers rightly at `path`.
 
     `sender` is the path that the update comes from; its transfer rows are asked as that path.
     """

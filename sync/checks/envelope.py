@@ -67,6 +67,7 @@ def check_envelope(
 
 
 def _enrolment(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """The path lies within a place of the issuer (C1)."""
     path = NodePath.parse(update.path)
     places = ", ".join(map(str, standing.enrolled)) or "no place"
     passed = any(path.is_within(place) for place in standing.enrolled)
@@ -74,12 +75,14 @@ def _enrolment(update: Update, standing: Standing, _limits: Limits) -> Finding:
 
 
 def _audience(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """The update is addressed to this node (C2)."""
     if update.audience == standing.audience:
         return Finding(True, "the update is for this node")
     return Finding(False, f"the update is for the node {update.audience}, this is {standing.audience}")
 
 
 def _release(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """It builds on a release of ours (C3)."""
     pin = f"{update.release.path}@v{update.release.version}"
     pinned = standing.pinned
     if pinned is None or not any(pinned.path.is_within(place) for place in standing.paths):
@@ -92,6 +95,7 @@ def _release(update: Update, standing: Standing, _limits: Limits) -> Finding:
 
 
 def _staleness(update: Update, standing: Standing, limits: Limits) -> Finding:
+    """That release is not too old (C4)."""
     if standing.pinned is None:
         return Finding(True, "not known without the release")
     behind = max(0, standing.pinned.newest - update.release.version)
@@ -102,6 +106,7 @@ def _staleness(update: Update, standing: Standing, limits: Limits) -> Finding:
 
 
 def _base(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """The base is that of the release (C5)."""
     if standing.pinned is None:
         return Finding(True, "not known without the release")
     if update.base == standing.pinned.base:
@@ -110,6 +115,7 @@ def _base(update: Update, standing: Standing, _limits: Limits) -> Finding:
 
 
 def _sequence(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """The number was not used and does not jump (C6, U6)."""
     value, highest = update.sequence, standing.highest
     if value <= highest:
         return Finding(False, f"sequence {value} was used before: send more than {highest}", value, highest + 1)
@@ -120,6 +126,7 @@ def _sequence(update: Update, standing: Standing, _limits: Limits) -> Finding:
 
 
 def _expiry(update: Update, standing: Standing, _limits: Limits) -> Finding:
+    """It has not expired (C7)."""
     left_s = (update.expires - standing.now).total_seconds()
     if left_s > 0:
         return Finding(True, f"valid for {left_s:.0f} s more", left_s, 0.0)
@@ -127,6 +134,7 @@ def _expiry(update: Update, standing: Standing, _limits: Limits) -> Finding:
 
 
 def _clock(update: Update, standing: Standing, limits: Limits) -> Finding:
+    """It is not from the future (C8)."""
     ahead_s = (update.created - standing.now).total_seconds()
     if ahead_s <= limits.skew_s:
         return Finding(True, "created before now, as far as clocks agree", ahead_s, limits.skew_s)
@@ -137,6 +145,7 @@ def _clock(update: Update, standing: Standing, limits: Limits) -> Finding:
 
 
 def _size(update: Update, _standing: Standing, limits: Limits) -> Finding:
+    """Its files are not too large (C9)."""
     size = update.adapter.file.size + (update.transfer.size if update.transfer else 0)
     return Finding(
         size <= limits.update_bytes, f"{size} bytes in all; {limits.update_bytes} may be", size, limits.update_bytes
@@ -144,11 +153,13 @@ def _size(update: Update, _standing: Standing, limits: Limits) -> Finding:
 
 
 def _rank(update: Update, _standing: Standing, limits: Limits) -> Finding:
+    """Its rank is not too high (C10)."""
     rank = update.adapter.shape.rank
     return Finding(rank <= limits.rank, f"rank {rank}; at most {limits.rank} may be", rank, limits.rank)
 
 
 def _transfer(update: Update, _standing: Standing, limits: Limits) -> Finding:
+    """Not too many rows travel (C11)."""
     if update.transfer is not None and update.transfer.sha256 == update.adapter.file.sha256:
         return Finding(False, "one file is offered as adapter and as transfer set")
     rows = update.transfer_rows

@@ -65,21 +65,25 @@ class _Case:
 
 
 def _rank(case: _Case) -> Finding:
+    """The rank is within the limit (C12)."""
     rank, limit = case.declared.shape.rank, case.rank_limit
     return Finding(rank <= limit, f"rank {rank}; at most {limit} may be", rank, limit)
 
 
 def _alpha(case: _Case) -> Finding:
+    """The scale is within the limit (C12)."""
     shape, limit = case.declared.shape, case.alpha_limit
     scale = shape.alpha / shape.rank
     return Finding(scale <= limit, f"alpha / rank is {scale:g}; at most {limit:g} may be", scale, limit)
 
 
 def _targets(case: _Case) -> Finding:
+    """The base has every target (C13)."""
     return Finding(True, f"the base has every module that the adapter changes: {len(case.expected)} tensors")
 
 
 def _size(case: _Case) -> Finding:
+    """The size is the one that was signed (C14)."""
     try:
         size = case.file.stat().st_size
     except OSError as error:
@@ -89,6 +93,7 @@ def _size(case: _Case) -> Finding:
 
 
 def _digest(case: _Case) -> Finding:
+    """The bytes are those that were signed (C14)."""
     try:
         with case.file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -101,26 +106,31 @@ def _digest(case: _Case) -> Finding:
 
 
 def _header(case: _Case) -> Finding:
+    """The header is sound (C15)."""
     count = len(case.header.tensors)
     return Finding(True, f"a well-formed safetensors file of {count} tensors", count, tensors.MAX_TENSORS)
 
 
 def _names(case: _Case) -> Finding:
+    """The tensors are those that follow from the base (C16, R14)."""
     expected.check_names(case.header, case.expected)
     return Finding(True, "exactly the tensors of an adapter for this base")
 
 
 def _shapes(case: _Case) -> Finding:
+    """Their shapes follow from base and rank (C16)."""
     expected.check_shapes(case.header, case.expected)
     return Finding(True, f"every shape follows from the base and rank {case.declared.shape.rank}")
 
 
 def _dtype(case: _Case) -> Finding:
+    """Their dtype is the declared one (C16)."""
     expected.check_dtype(case.header, case.declared.shape.dtype)
     return Finding(True, f"every tensor holds {case.declared.shape.dtype}")
 
 
 def _finite(case: _Case) -> Finding:
+    """No number is NaN or infinite (C17)."""
     where = tensors.where_not_finite(case.file, case.header)
     if where is None:
         return Finding(True, "no NaN, no infinity")

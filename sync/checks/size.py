@@ -114,6 +114,7 @@ def _worst(values: Iterable[tuple[float, str]]) -> tuple[float, str]:
 
 
 def _relative_size(case: _Case) -> Finding:
+    """No module changes more than it is (C18)."""
     worst, module = _worst((_relative(size, case.base_norms[name]), name) for name, size in case.norms.items())
     limit = case.relative_limit
     reason = f"the change is {worst:.3g} times as large as the base's weights in {module}; at most {limit:g} may be"
@@ -121,6 +122,7 @@ def _relative_size(case: _Case) -> Finding:
 
 
 def _cohort(case: _Case) -> Finding:
+    """The norms lie within the cohort (C19)."""
     if reason := case.cohort_too_small:
         return Finding(True, reason, None, case.z_limit)
     scores = []
@@ -137,6 +139,7 @@ def _cohort(case: _Case) -> Finding:
 
 
 def _spread(case: _Case) -> Finding:
+    """The spread lies within the cohort (C20)."""
     if reason := case.cohort_too_small:
         return Finding(True, reason, None, case.z_limit)
     known = [spread(other, case.base_norms) for other in case.history]

@@ -61,7 +61,7 @@ class Header:
 
 
 def read_header(file: Path) -> Header:
-    """Read and check the header of a safetensors file without reading its numbers.
+    """Read and check the header of a safetensors file without reading its numbers (C15, T10).
 
     Raises BadData for every departure from the format and its bounds, LocalFailure where the file cannot be read.
     """
@@ -81,7 +81,10 @@ def read_header(file: Path) -> Header:
 
 
 def where_not_finite(file: Path, header: Header) -> str | None:
-    """The first tensor that holds NaN or infinity, read in chunks of bounded size. BadData where it ends early."""
+    """The first tensor that holds NaN or infinity, read in chunks of bounded size (C17).
+
+    BadData where it ends early.
+    """
     with _reading(file) as stream:
         stream.seek(header.data_at)
         for name, entry in header.tensors.items():

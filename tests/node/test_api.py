@@ -103,6 +103,7 @@ def test_files_of_releases_come_whole_or_from_a_byte_on(node: Node, url: str) ->
 
 
 def test_only_what_releases_name_is_public(node: Node, url: str) -> None:
+    """K7, H5."""
     put_tree(node, "en", adapters={"en": ADAPTER})
     secret = put(node, "transfer.jsonl", b'{"input":"a patient","output":"a diagnosis"}\n')
     for digest in (secret.sha256, "0" * 64, "..", "%2e%2e%2fkeys%2fnode.pem", "A" * 64, "x" * 5000):
@@ -147,6 +148,7 @@ def test_a_release_that_comes_while_serving_is_found(node: Node, url: str) -> No
     ],
 )
 def test_every_no_has_one_form(url: str, method: str, place: str, status: int) -> None:
+    """H1, H2."""
     reply = httpx.request(method, url + place)
     assert reply.status_code == status
     if method != "HEAD":
@@ -173,6 +175,7 @@ def head(place: str, *headers: str) -> bytes:
 
 @pytest.mark.parametrize(("place", "limit"), [("/v1/enrolments", 16 << 10), ("/v1/updates", 1 << 20)])
 def test_bodies_are_refused_by_what_they_declare_and_while_they_come(url: str, place: str, limit: int) -> None:
+    """H6."""
     with raw(url) as connection:  # declared: not a byte of the body is waited for
         connection.sendall(head(place, f"Content-Length: {limit + 1}"))
         assert b" 413 " in connection.recv(1000)
@@ -198,6 +201,7 @@ def test_a_body_that_does_not_come_ends_at_the_limit(
 def test_a_request_head_that_does_not_come_ends_at_the_limit(
     node: Node, serve: Callable, monkeypatch: pytest.MonkeyPatch, opening: bytes
 ) -> None:
+    """H7."""
     monkeypatch.setattr(api_server.PunctualProtocol, "head_s", 0.4)
     url = serve(create_app(node))
     with raw(url) as connection:
@@ -224,6 +228,7 @@ def test_a_request_head_that_does_not_come_ends_at_the_limit(
 
 
 def test_an_address_that_asks_too_much_waits(node: Node, serve: Callable) -> None:
+    """H8."""
     url = serve(create_app(node, rates=Rates(requests_per_s=0.001, burst=3)))
     replies = [httpx.get(f"{url}/health") for _ in range(5)]
     assert [reply.status_code for reply in replies] == [200, 200, 200, 429, 429]
@@ -268,6 +273,7 @@ def test_what_breaks_inside_stays_inside(node: Node, serve: Callable, caplog: py
 def test_a_mistake_of_ours_tells_the_asker_nothing(
     node: Node, serve: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """H4."""
     monkeypatch.setattr("node.api.updates.receipt_of", lambda *args: 1 / 0)
     reply = httpx.get(f"{serve(create_app(node))}/v1/updates/{'0' * 64}")
     assert reply.status_code == 500

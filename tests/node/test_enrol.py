@@ -90,6 +90,7 @@ def test_a_parent_that_was_not_confirmed_leaves_no_trace(parent: Node, child: No
 def test_another_key_at_the_parents_address_is_refused(
     parent: Node, child: Node, url: str, tmp_path: Path, serve: Callable
 ) -> None:
+    """N6, N7."""
     enrol(child, url, CARDS, yes, utc_now())
     impostor = make_node(tmp_path / "impostor", "en/finance")
     elsewhere = serve(create_app(impostor))
@@ -113,6 +114,7 @@ def test_the_key_in_the_settings_is_the_only_one_taken(tmp_path: Path, url: str)
 
 
 def test_a_place_that_is_not_below_the_parent(child: Node, url: str, parent: Node) -> None:
+    """N2."""
     with pytest.raises(BadData, match="does not lie below"):
         enrol(child, url, NodePath.parse("de/home"), yes, utc_now())
     request = EnrolmentRequest(path="de/home", key=child.key.public.hex, url=None, created=utc_now())
@@ -122,6 +124,7 @@ def test_a_place_that_is_not_below_the_parent(child: Node, url: str, parent: Nod
 
 
 def test_a_request_for_somebody_elses_key_is_refused(child: Node, url: str, parent: Node) -> None:
+    """N1, N2."""
     victim = PrivateKey.generate()
     for key, at in ((victim.public, utc_now()), (child.key.public, utc_now() + timedelta(days=1))):
         request = EnrolmentRequest(path="en/finance/cards", key=key.hex, url=None, created=at)
@@ -130,6 +133,7 @@ def test_a_request_for_somebody_elses_key_is_refused(child: Node, url: str, pare
 
 
 def test_asking_again_stores_nothing_more(child: Node, url: str, parent: Node) -> None:
+    """N3."""
     for _ in range(3):
         enrol(child, url, CARDS, yes, utc_now())
     assert len(list_enrolments(parent)) == 1
@@ -146,6 +150,7 @@ def test_a_revoked_key_is_told_so(child: Node, url: str, parent: Node) -> None:
 
 
 def test_nobody_is_enrolled_who_did_not_ask(parent: Node) -> None:
+    """N5."""
     with pytest.raises(LocalFailure, match="has asked"):
         accept(parent, "0" * 64, CARDS, utc_now())
 
@@ -160,6 +165,7 @@ def test_what_the_parent_may_sign(child: Node, parent: Node, url: str) -> None:
 
 
 def test_an_enrolment_ends_when_it_says(child: Node, parent: Node, url: str) -> None:
+    """N8, N9."""
     enrol_child(child, parent, url, "en/finance/cards")
     later = utc_now() + timedelta(days=366)
     assert child.key.public not in trusted_keys(parent, later)(CARDS)
@@ -170,7 +176,7 @@ def test_an_enrolment_ends_when_it_says(child: Node, parent: Node, url: str) -> 
 def test_a_siblings_release_is_proven_by_its_enrolment(
     child: Node, parent: Node, url: str, tmp_path: Path, serve: Callable
 ) -> None:
-    """The parent passes on what a child signed; the sibling trusts it for the child's place and no other."""
+    """R7: the parent passes on what a child signed; the sibling trusts it for the child's place and no other."""
     sibling = make_node(tmp_path / "sibling", "en/finance/top-up")
     enrol_child(child, parent, url, "en/finance/cards")
     enrol_child(sibling, parent, url, "en/finance/top-up")

@@ -120,6 +120,7 @@ def accepted(parent: Node, delta: Delta, *paths: str, at: str = "en") -> list[st
 def test_a_release_waits_for_the_policy(
     parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """G1."""
     recorder = recording(monkeypatch)
     [first] = accepted(parent, toy_adapters["en/shapes"], "en/x0")
     release_updates(parent, promoter(parent), utc_now())

@@ -138,6 +138,7 @@ def test_publishing_delivers_the_envelope_and_the_adapter(family: Family) -> Non
 
 
 def test_publishing_again_sends_the_same_bytes_and_gets_the_same_answer(family: Family) -> None:
+    """U8."""
     first = send(family)
     again = send(family, confirm=never, now=utc_now() + timedelta(hours=1))
     assert (again.digest, again.state, again.new) == (first.digest, first.state, False)
@@ -240,6 +241,7 @@ def update_words(family: Family, words: dict[str, object]) -> dict[str, object]:
 
 
 def test_by_default_nothing_but_the_envelope_and_the_adapter_leaves(recorded: tuple[Family, Recorder]) -> None:
+    """U9."""
     family, recorder = recorded
     result = send(family)
     assert recorder.requests() == expected(recorder, family, result, ADAPTER)
@@ -383,6 +385,7 @@ def test_the_verdict_of_the_parent_is_fetched_and_verified(family: Family) -> No
 
 
 def test_a_verdict_that_the_parent_did_not_sign_does_not_count(family: Family) -> None:
+    """V8."""
     result = send(family)
     forged = seal_document(
         Verdict(update=result.digest, outcome="accepted", checks=(), reason="", created=utc_now()), family.child.key
@@ -432,7 +435,7 @@ def test_rows_beyond_the_limit_do_not_travel(family: Family, tmp_path: Path) -> 
 
 
 def test_an_upload_takes_the_declared_bytes_and_no_others(family: Family) -> None:
-    """Gaps, too many bytes, wrong bytes and files of nobody are refused; bytes that are repeated do no harm."""
+    """T2, T4, T5: gaps, too many bytes, wrong bytes and files of nobody are refused; repeated bytes do no harm."""
     with pytest.raises(ZeroDivisionError):  # stopped after the first piece
         send(family, on_progress=lambda progress: 1 / 0)
     (row,) = list_updates(family.child)

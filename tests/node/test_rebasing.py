@@ -105,7 +105,7 @@ def test_the_same_release_is_not_tried_twice(child: Node) -> None:
 
 
 def test_staying_is_a_decision_too(toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path) -> None:
-    """Without rows to measure on, nothing speaks for a change."""
+    """G8: without rows to measure on, nothing speaks for a change."""
     node, parent = make_child(tmp_path / "home", toy_base, toy_adapters, version=1)
     with closing(node):
         old = head_of(node, "en")

@@ -331,6 +331,7 @@ def test_a_transfer_that_is_not_whole_waits(blobs: BlobStore) -> None:
 
 @pytest.mark.parametrize("received", [b"\0" * len(DATA), DATA + b"more"])
 def test_a_transfer_of_other_bytes_never_becomes_a_blob(blobs: BlobStore, received: bytes) -> None:
+    """T1, T5."""
     blobs.append_partial(DIGEST, 0, received, size_limit=10**6)
     with pytest.raises(BadData, match="are not those of"):
         blobs.finish_partial(DIGEST, len(DATA))

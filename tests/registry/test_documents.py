@@ -153,6 +153,7 @@ def test_values_of_every_kind_come_back_exactly(
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_unknown_and_missing_fields_are_refused(name: str) -> None:
+    """D3."""
     model = type(EXAMPLES[name])
     with pytest.raises(BadData, match=r"more.*not permitted"):
         reopen(changed(name, more=1), model)
@@ -164,6 +165,7 @@ def test_unknown_and_missing_fields_are_refused(name: str) -> None:
 
 
 def test_an_unknown_field_within_a_part_is_refused() -> None:
+    """D3, R14."""
     file = {"name": "README.md", "size": 1, "sha256": DIGEST, "mode": 511}
     with pytest.raises(BadData, match=r"card\.mode"):
         reopen(changed("release", card=file), Release)
@@ -171,6 +173,7 @@ def test_an_unknown_field_within_a_part_is_refused() -> None:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_are_refused(number: float) -> None:
+    """D3."""
     with pytest.raises(BadData):
         reopen(changed("release", recompression_error=number), Release)
     with pytest.raises(BadData):
@@ -183,6 +186,7 @@ def test_numbers_that_are_none_are_refused(number: float) -> None:
 
 
 def test_a_key_that_stands_twice_is_refused() -> None:
+    """D2."""
     payload = EXAMPLES["release"].to_bytes()
     for twice in (
         payload.replace(b'{"path":', b'{"path":"en/health","path":', 1),
@@ -196,6 +200,7 @@ def test_a_key_that_stands_twice_is_refused() -> None:
 
 
 def test_another_spelling_of_the_same_values_is_refused() -> None:
+    """D2."""
     payload = EXAMPLES["release"].to_bytes()
     fields = json.loads(payload)
     for other in (
@@ -221,6 +226,7 @@ def test_another_spelling_of_the_same_values_is_refused() -> None:
     ["2026-03-01T12:30:15.250000", "2026-03-01T14:30:15.250000+02:00", 1772368215, 1772368215.25, "1772368215"],
 )
 def test_a_time_is_given_in_utc(created: object) -> None:
+    """D4."""
     with pytest.raises(BadData):
         reopen(changed("request", created=created), EnrolmentRequest)
 
@@ -233,6 +239,7 @@ def test_a_time_without_a_zone_or_elsewhere_cannot_be_put_in() -> None:
 
 @pytest.mark.parametrize("value", ["1", 1.0, True, None, -1, 0, 2**31])
 def test_nothing_is_converted_to_a_version(value: object) -> None:
+    """D3, D6."""
     with pytest.raises(BadData):
         reopen(changed("release", version=value), Release)
 
@@ -245,12 +252,14 @@ def test_nothing_is_converted_to_a_version(value: object) -> None:
     ],
 )  # fmt: skip
 def test_a_file_name_that_could_be_more_than_a_name_is_refused(name: str) -> None:
+    """D8."""
     with pytest.raises(ValidationError):
         File(name=name, size=1, sha256=DIGEST)
 
 
 @pytest.mark.parametrize("fields", [{"size": -1}, {"size": 2**40 + 1}, {"sha256": DIGEST.upper()}, {"sha256": "ab"}])
 def test_a_file_has_a_size_and_a_digest(fields: dict[str, Any]) -> None:
+    """D9."""
     with pytest.raises(ValidationError):
         File(**{"name": "a", "size": 1, "sha256": DIGEST, **fields})
 
@@ -265,17 +274,20 @@ def test_a_file_has_a_size_and_a_digest(fields: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_an_adapter_has_a_bounded_shape(fields: dict[str, Any]) -> None:
+    """D12."""
     with pytest.raises(ValidationError):
         AdapterShape(**{"rank": 16, "alpha": 32.0, "targets": ("q_proj",), "dtype": "F32", **fields})
 
 
 def test_files_of_a_base_that_are_one_file_on_some_systems_are_refused() -> None:
+    """D13."""
     files = tuple(File(name=name, size=1, sha256=DIGEST) for name in ("README.md", "readme.md"))
     with pytest.raises(ValidationError, match="named twice"):
         BaseManifest(name="base", family="llama", files=files, licence="MIT")
 
 
 def test_a_base_is_named_by_the_digest_of_its_bytes() -> None:
+    """D13."""
     base = EXAMPLES["base"]
     assert isinstance(base, BaseManifest)
     assert base.digest == hashlib.sha256(base.to_bytes()).hexdigest()
@@ -284,6 +296,7 @@ def test_a_base_is_named_by_the_digest_of_its_bytes() -> None:
 
 @pytest.mark.parametrize("above", ["en/finance/cards", "en/finance/cards/gold", "en/finance/transfers", "de"])
 def test_what_is_above_a_release_is_above_it(above: str) -> None:
+    """R3."""
     pin = {"path": above, "version": 1, "digest": DIGEST}
     with pytest.raises(BadData, match="not above"):
         reopen(changed("release", above=pin), Release)
@@ -291,11 +304,13 @@ def test_what_is_above_a_release_is_above_it(above: str) -> None:
 
 @pytest.mark.parametrize("name", ["release", "update", "enrolment"])
 def test_nothing_expires_before_it_is_created(name: str) -> None:
+    """D11."""
     with pytest.raises(BadData, match="expires before"):
         reopen(changed(name, expires="2026-03-01T12:30:15.250000Z"), type(EXAMPLES[name]))
 
 
 def test_a_contribution_counts_once() -> None:
+    """D15."""
     with pytest.raises(BadData, match="named twice"):
         reopen(changed("release", contributions=[DIGEST, DIGEST]), Release)
 
@@ -304,6 +319,7 @@ def test_a_contribution_counts_once() -> None:
     "fields", [{"transfer_rows": 5}, {"transfer": {"name": "t.jsonl", "size": 1, "sha256": DIGEST}}]
 )
 def test_transfer_rows_and_their_file_go_together(fields: dict[str, Any]) -> None:
+    """D14."""
     with pytest.raises(BadData, match="go together"):
         reopen(changed("update", **fields), Update)
 
@@ -328,12 +344,14 @@ def test_only_a_plain_address_is_an_address(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["update", "enrolment", "request"])
 def test_nobody_speaks_for_another_key(name: str) -> None:
+    """D10, U1."""
     document = EXAMPLES[name]
     with pytest.raises(BadData, match="speaks for key"):
         open_document(seal_document(document, OTHER), type(document), [KEY.public, OTHER.public])
 
 
 def test_a_request_proves_that_the_asker_holds_the_key() -> None:
+    """N1."""
     request, opened = open_request(SEALED["request"])
     assert request == EXAMPLES["request"]
     assert opened.signer == KEY.public
@@ -344,6 +362,7 @@ def test_a_request_proves_that_the_asker_holds_the_key() -> None:
 
 
 def test_one_type_of_document_is_never_read_as_another() -> None:
+    """D1."""
     for name, sealed in SEALED.items():
         for model in {type(document) for document in EXAMPLES.values()} - {type(EXAMPLES[name])}:
             with pytest.raises(BadData, match="the envelope holds"):
@@ -351,6 +370,7 @@ def test_one_type_of_document_is_never_read_as_another() -> None:
 
 
 def test_the_signature_is_verified_before_anything_is_read() -> None:
+    """E6."""
     with pytest.raises(BadData, match="may not sign this"):
         open_document(seal(b"not even JSON", Release.PAYLOAD_TYPE, OTHER), Release, [KEY.public])
 
@@ -376,6 +396,7 @@ def test_a_document_has_a_largest_size() -> None:
 
 @pytest.mark.parametrize("text", ["\x1b[31mred", "a\x00b", "a\u202eb", "line\nbreak", "\x9b1m", ""])
 def test_a_name_cannot_command_a_terminal(text: str) -> None:
+    """D7."""
     with pytest.raises(BadData):
         reopen(changed("release", base_name=text), Release)
 
@@ -390,6 +411,7 @@ def test_a_reason_can_quote_anything_and_still_be_signed(quoted: str) -> None:
 
 
 def test_a_signed_reason_with_a_terminal_command_is_refused() -> None:
+    """D7."""
     with pytest.raises(BadData, match="one byte form"):
         reopen(changed("verdict", reason="\u202e"), Verdict)
 

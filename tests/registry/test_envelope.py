@@ -40,6 +40,7 @@ def signed_as(key: PrivateKey, key_id: str, payload: bytes = b"{}") -> dict[str,
 
 @given(st.binary(max_size=4000))
 def test_what_is_sealed_opens_to_the_same_bytes(payload: bytes) -> None:
+    """E7."""
     sealed = seal(payload, TYPE, KEY)
     opened = open_sealed(sealed, TYPE, [OTHER.public, KEY.public])
     assert (opened.payload, opened.signer) == (payload, KEY.public)
@@ -85,7 +86,7 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_trap_one_key_under_two_key_ids_counts_once() -> None:
-    """securesystemslib takes one key under two ids for two signers; here another id than its own is nobody's."""
+    """E1: securesystemslib takes one key under two ids for two signers; here another id than its own is nobody's."""
     aliases = ["1" * 64, "2" * 64]
     signatures = [signed_as(KEY, alias) for alias in aliases]
     double = rewritten(payload=base64.b64encode(b"{}").decode(), signatures=signatures)
@@ -100,7 +101,7 @@ def test_trap_one_key_under_two_key_ids_counts_once() -> None:
 
 
 def test_trap_the_payload_type_is_checked() -> None:
-    """securesystemslib verifies an envelope of any payload type; here a document of another type does not open."""
+    """E4: securesystemslib verifies an envelope of any payload type; here a document of another type does not open."""
     other = seal(b"{}", "application/vnd.banyan.other.v1+json", KEY)
     library_key = SSlibKey(KEY.public.id, "ed25519", "ed25519", {"public": KEY.public.hex})
     assert Envelope.from_dict(json.loads(other)).verify([library_key], threshold=1)  # the trap is there
@@ -117,18 +118,20 @@ def test_a_key_that_is_known_twice_is_one_key() -> None:
 
 @pytest.mark.parametrize("keys", [[], [OTHER.public]])
 def test_only_the_expected_keys_may_sign(keys: list[PublicKey]) -> None:
+    """E5."""
     with pytest.raises(BadData, match="may not sign this"):
         open_sealed(SEALED, TYPE, keys)
 
 
 def test_a_forged_key_id_does_not_help() -> None:
+    """K2."""
     forged = rewritten(signatures=[signed_as(OTHER, KEY.public.id, b'{"answer":42}')])
     with pytest.raises(BadData, match="the signature does not hold"):
         open_sealed(forged, TYPE, [KEY.public, OTHER.public])
 
 
 def test_a_signature_has_one_form() -> None:
-    """Adding the group's order to S gives a signature that careless libraries accept (RFC 8032, 5.1.7)."""
+    """E1: adding the group's order to S gives a signature that careless libraries accept (RFC 8032, 5.1.7)."""
     signature = base64.b64decode(json.loads(SEALED)["signatures"][0]["sig"])
     s = int.from_bytes(signature[32:], "little") + ORDER
     other = base64.b64encode(signature[:32] + s.to_bytes(32, "little")).decode()
@@ -171,6 +174,7 @@ def other_forms() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", other_forms())
 def test_another_form_of_the_same_envelope_is_refused(name: str) -> None:
+    """E3."""
     with pytest.raises(BadData):
         open_sealed(other_forms()[name], TYPE, [KEY.public])
 
@@ -193,6 +197,7 @@ def test_nonsense_is_bad_data_and_can_be_reported(envelope: bytes) -> None:
 
 
 def test_an_envelope_has_a_largest_size() -> None:
+    """E2."""
     fits = (MAX_ENVELOPE_BYTES - 400) // 4 * 3
     assert open_sealed(seal(bytes(fits), TYPE, KEY), TYPE, [KEY.public]).payload == bytes(fits)
     with pytest.raises(BadData, match="too large"):

@@ -34,6 +34,7 @@ def test_a_saved_key_is_the_same_key(tmp_path: Path, passphrase: str | None) -> 
 
 
 def test_saving_never_overwrites(tmp_path: Path) -> None:
+    """K5."""
     file = tmp_path / "node.pem"
     first = PrivateKey.generate()
     first.save(file)
@@ -51,6 +52,7 @@ def test_saving_does_not_follow_a_link(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_key(tmp_path: Path) -> None:
+    """K5."""
     script = "from pathlib import Path; from registry.keys import PrivateKey; PrivateKey.generate().save(Path({!r}))"
     run = subprocess.run(
         [sys.executable, "-c", script.format(str(tmp_path / "node.pem"))],
@@ -66,6 +68,7 @@ def test_a_full_disk_leaves_no_half_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o601])
 def test_a_key_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    """K6."""
     file = tmp_path / "node.pem"
     PrivateKey.generate().save(file)
     file.chmod(mode)
@@ -128,6 +131,7 @@ def test_no_error_and_no_text_of_a_key_shows_the_private_part(tmp_path: Path) ->
 
 
 def test_an_id_is_the_digest_of_the_raw_key() -> None:
+    """K2, K4."""
     key = PrivateKey.generate().public
     assert key.id == hashlib.sha256(key.raw).hexdigest()
     assert key.fingerprint.replace(" ", "") == key.id[:32]
@@ -141,12 +145,14 @@ def test_equal_keys_are_one_key_in_a_set() -> None:
 
 @given(st.binary(max_size=80).filter(lambda raw: len(raw) != 32))
 def test_a_key_of_another_length_is_refused(raw: bytes) -> None:
+    """K1."""
     with pytest.raises(BadData):
         PublicKey(raw)
 
 
 @pytest.mark.parametrize("text", ["", "zz" * 32, "AB" * 32, " " + "ab" * 32, "ab " * 32, "ab" * 31, "٣" * 64])
 def test_another_spelling_of_a_key_is_refused(text: str) -> None:
+    """K1."""
     with pytest.raises(BadData):
         PublicKey.from_hex(text)
 
@@ -171,6 +177,7 @@ def _square_roots(value: int) -> list[int]:
 
 
 def test_keys_that_anyone_can_sign_for_are_refused() -> None:
+    """K3."""
     points = _low_order_points()
     assert len(set(points)) == 5
     for y in points:
@@ -181,5 +188,6 @@ def test_keys_that_anyone_can_sign_for_are_refused() -> None:
 
 @given(st.integers(0, 18))
 def test_a_second_spelling_of_a_point_is_refused(small: int) -> None:
+    """K3."""
     with pytest.raises(BadData, match="not safe"):
         PublicKey((PRIME + small).to_bytes(32, "little"))

@@ -63,6 +63,7 @@ def test_the_names_of_the_design() -> None:
     ],
 )  # fmt: skip
 def test_any_other_spelling_is_refused(text: str) -> None:
+    """D5."""
     with pytest.raises(BadData) as refusal:
         NodePath.parse(text)
     refusal.value.message.encode()  # can be printed and stored

@@ -80,6 +80,7 @@ GOOD = b'{"input":"a","output":"b"}'
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes) -> None:
+    """U10."""
     file = tmp_path / "rows.jsonl"
     file.write_bytes(GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
     with pytest.raises(BadData, match=r"rows\.jsonl, line 2: ") as refusal:

@@ -138,6 +138,7 @@ def test_a_read_sees_one_moment(store: Store) -> None:
     ],
 )
 def test_decisions_can_only_be_added(store: Store, database_url: str, statement: str) -> None:
+    """V7."""
     if ("TRUNCATE" if database_url.startswith("sqlite") else "REPLACE") in statement:
         pytest.skip("not a statement of this database")
     with store.transaction() as session:

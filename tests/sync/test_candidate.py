@@ -41,6 +41,7 @@ from tests.toy_tree import (
 
 
 def test_accepted_updates_become_the_next_release(done: Done) -> None:
+    """G6."""
     release, link = done.result.release, head_of(done.node, "en")
     assert release is not None
     assert (link.digest, link.release) == (done.result.digest, release)

@@ -17,6 +17,7 @@ from tests.toy_tree import head_of, make_parent, put_toy_release
 def test_the_model_of_a_path_is_the_base_and_the_sum_along_it(
     toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path
 ) -> None:
+    """R6."""
     with closing(make_parent(tmp_path / "home", toy_base, "en", "en/b")) as node:
         base = BaseManifest.from_bytes(node.blobs.read(head_of(node, "en").release.base, 1 << 20))
         put_toy_release(node, "en", base, version=2, delta=toy_adapters["en/tools"])

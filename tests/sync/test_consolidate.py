@@ -37,6 +37,7 @@ def test_a_first_merge_has_nothing_of_its_own() -> None:
 
 
 def test_a_merge_keeps_to_the_rank_budget_and_tells_what_that_cost() -> None:
+    """G2."""
     parts = [whole(seed, 4) for seed in range(3)]
     exact, small = merge(parts[0], parts[1:], 12), merge(parts[0], parts[1:], 3)
     assert (exact.delta["m"].rank, small.delta["m"].rank) == (12, 3)

@@ -57,6 +57,7 @@ def test_rows_of_two_lengths_are_a_mistake() -> None:
 def test_old_knowledge_may_be_lost_within_the_limit_and_the_sampling_error(
     lost: int, won: int, max_points: float, passed: bool
 ) -> None:
+    """G3."""
     before, after = outcome(700 - lost, lost, won, 300 - won)
     found = check_loss("gate.known", before, after, max_points, 12.5)
     _, error = points_lost(before, after)
@@ -80,6 +81,7 @@ def test_old_knowledge_may_be_lost_within_the_limit_and_the_sampling_error(
     ],
 )
 def test_new_knowledge_must_arrive(won: int, lost: int, claimed: float, passed: bool) -> None:
+    """G4."""
     before, after = outcome(20 - lost, lost, won, 80 - won)
     found = check_gain("gate.gain", before, after, claimed, 0.9)
     _, error = points_lost(before, after)

@@ -137,6 +137,7 @@ REFUSALS: dict[str, tuple[Callable[[World], dict[str, Any]], str, str]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_an_update_may_not_say_is_refused_stored_and_readable(world: World, case: str) -> None:
+    """U7, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10, C11."""
     world.release("de", 1)
     world.release("en", 2, is_head=False)
     world.release("en", 3, own=False, is_head=False)
@@ -157,6 +158,7 @@ def test_what_an_update_may_not_say_is_refused_stored_and_readable(world: World,
 
 
 def test_a_replayed_sequence_is_refused_whatever_else_changed(world: World) -> None:
+    """U6, C6."""
     assert take(world, world.update(sequence=5)).state == "received"
     for sequence in (5, 4, 1):
         receipt = take(world, world.update(sequence=sequence, created=NOW - DAY))
@@ -187,6 +189,7 @@ STRANGERS: dict[str, tuple[Callable[[World, PrivateKey], None], str]] = {
 
 @pytest.mark.parametrize("case", STRANGERS)
 def test_who_is_not_enrolled_is_told_why_and_leaves_no_trace(world: World, case: str) -> None:
+    """N9, U2."""
     key = PrivateKey.generate()
     enrol, reason = STRANGERS[case]
     enrol(world, key)
@@ -196,6 +199,7 @@ def test_who_is_not_enrolled_is_told_why_and_leaves_no_trace(world: World, case:
 
 
 def test_what_is_no_signed_update_leaves_no_trace(world: World) -> None:
+    """U3."""
     wrong_speaker = world.update(issuer=PrivateKey.generate().public.id, key=None)
     other_document = seal_document(
         Verdict(update="1" * 64, outcome="accepted", checks=(), reason="", created=NOW), world.child
@@ -209,6 +213,7 @@ def test_what_is_no_signed_update_leaves_no_trace(world: World) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_byte_of_an_update_can_be_changed(world: World, data: st.DataObject) -> None:
+    """U1, U3."""
     envelope = bytearray(world.update())
     place = data.draw(st.integers(0, len(envelope) - 1))
     envelope[place] ^= data.draw(st.integers(1, 255))
@@ -218,6 +223,7 @@ def test_no_byte_of_an_update_can_be_changed(world: World, data: st.DataObject) 
 
 
 def test_the_same_bytes_get_the_same_receipt(world: World) -> None:
+    """U4."""
     good, bad = world.update(), world.update(audience="9" * 64)
     first = take(world, good), take(world, bad)
     assert (take(world, good), take(world, bad)) == first
@@ -245,6 +251,7 @@ def test_of_two_updates_with_one_sequence_one_is_taken(world: World) -> None:
 
 
 def test_a_crowd_is_sent_away_and_may_come_again(world: World) -> None:
+    """U5."""
     other = PrivateKey.generate()
     world.enrol(other.public, "en/z")
     limits = Limits(pending=3, pending_per_issuer=2, per_day_and_issuer=4)
@@ -267,6 +274,7 @@ def test_a_crowd_is_sent_away_and_may_come_again(world: World) -> None:
 
 
 def test_files_come_in_pieces_and_no_more_than_was_declared(world: World) -> None:
+    """T2, T4."""
     digest = take(world, world.update()).digest
     sha256 = hashlib.sha256(ADAPTER).hexdigest()
 
@@ -292,6 +300,7 @@ def test_files_come_in_pieces_and_no_more_than_was_declared(world: World) -> Non
 
 
 def test_wrong_bytes_are_sent_again_from_the_start(world: World) -> None:
+    """T5."""
     digest = take(world, world.update()).digest
     sha256 = hashlib.sha256(ADAPTER).hexdigest()
     with pytest.raises(BadData, match="not those of"):
@@ -318,6 +327,7 @@ def test_a_rejected_update_brings_no_files(world: World) -> None:
     ],
 )
 def test_the_checks_decide_arrow_by_arrow(world: World, results: list[CheckResult], outcome: State) -> None:
+    """V2."""
     digest = take(world, world.update()).digest
     seen: list[bytes] = []
 
@@ -352,6 +362,7 @@ def test_the_checks_decide_arrow_by_arrow(world: World, results: list[CheckResul
     ],
 )
 def test_a_check_that_raises_gives_a_verdict(world: World, error: Exception, outcome: State, reason: str) -> None:
+    """V4."""
     digest = take(world, world.update()).digest
     world.upload(digest)
 
@@ -377,6 +388,7 @@ def test_a_failure_of_this_machine_leaves_the_update_where_it_was(world: World) 
 
 
 def test_an_issuer_revoked_meanwhile_is_not_listened_to(world: World) -> None:
+    """V3."""
     digest = take(world, world.update()).digest
     world.upload(digest)
     assert [step(world, digest), step(world, digest)] == ["verified", "checked"]
@@ -394,6 +406,7 @@ def test_an_issuer_revoked_meanwhile_is_not_listened_to(world: World) -> None:
     ],
 )
 def test_files_that_never_come_are_not_waited_for_without_end(world: World, valid: timedelta, reason: str) -> None:
+    """U11."""
     digest = take(world, world.update(expires=NOW + valid)).digest
     end = NOW + min(valid, 2 * DAY)
     assert step(world, digest, now=end - timedelta(seconds=1)) == "received"
@@ -411,6 +424,7 @@ def test_a_known_blob_of_another_size_is_not_what_was_declared(world: World) -> 
 
 
 def test_a_file_damaged_on_our_disk_is_asked_for_again(world: World) -> None:
+    """V5."""
     digest = take(world, world.update()).digest
     world.upload(digest)
     assert step(world, digest) == "verified"
@@ -422,6 +436,7 @@ def test_a_file_damaged_on_our_disk_is_asked_for_again(world: World) -> None:
 
 
 def test_any_number_of_checks_fits_into_a_verdict(world: World) -> None:
+    """V1."""
     digest = take(world, world.update()).digest
     world.upload(digest)
     many = [

@@ -36,6 +36,7 @@ def state(accepted: int = 1, waited_s: float = 0, samples: int = 0) -> PolicySta
     ],
 )
 def test_a_policy_decides_and_says_why(policy, waiting, release, reason) -> None:  # type: ignore[no-untyped-def]
+    """G1."""
     decision = policy(waiting, SETTINGS)
     assert decision.release is release
     assert re.fullmatch(reason, decision.reason)

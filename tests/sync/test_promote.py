@@ -36,7 +36,7 @@ from tests.toy_tree import decide, enrol, head_of, releases_of, reopened, state_
 
 
 def test_updates_whose_gain_is_lost_are_quarantined_each_with_its_own_check(parent: Node) -> None:
-    """Without consolidation the merge loses most of what the children gained."""
+    """G5: without consolidation the merge loses most of what the children gained."""
     old, (digests, updates) = head_of(parent, "en"), updates_of(parent)
     result = at_work(parent, epochs=0).promote(EN, digests, updates)
     assert (result.release, result.digest) == (None, None)
@@ -267,6 +267,7 @@ def test_lies_at_the_end_of_a_transfer_set_are_found(
 
 
 def test_a_number_of_rows_that_is_not_the_declared_one_is_refused(bare: Node, toy_adapters: dict[str, Delta]) -> None:
+    """C21."""
     digest = enrol(bare, "en/shapes").offer(toy_adapters["en/shapes"], rows(SHAPES), transfer_rows=3)
     assert decide(bare, digest, at_work(bare).check) == "rejected"
     assert "has 36 rows, the update declares 3" in reasons(bare, digest)["files.readable"].reason

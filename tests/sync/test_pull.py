@@ -147,6 +147,7 @@ def flip(data: bytes) -> bytes:
 def test_bytes_that_are_not_those_of_the_digest_are_refused(
     parent: Node, child: Node, serve: Callable, what: str, change: Callable[[bytes], bytes]
 ) -> None:
+    """R8, R9."""
     pins = put_tree(parent, "en", "en/finance", adapters=ADAPTERS)
     chain = stored_chain(parent.store, parent.blobs, pins["en/finance"].digest)
     release = chain[-1].release
@@ -178,6 +179,7 @@ def test_wrong_bytes_of_an_earlier_try_are_fetched_anew(parent: Node, child: Nod
 
 
 def test_a_stranger_is_not_trusted(parent: Node, child: Node, serve: Callable) -> None:
+    """R7."""
     pins = put_tree(parent, "en")
     source = peer(serve(create_app(parent)))
     for keys in ((), (PrivateKey.generate().public,)):
@@ -187,6 +189,7 @@ def test_a_stranger_is_not_trusted(parent: Node, child: Node, serve: Callable) -
 
 
 def test_a_peer_cannot_pass_one_release_off_as_another(parent: Node, child: Node, serve: Callable) -> None:
+    """R1, R4."""
     pins = put_tree(parent, "en", "en/finance")
     source = peer(serve(create_app(parent)))
     for lie in (
@@ -205,6 +208,7 @@ def test_a_peer_cannot_pass_one_release_off_as_another(parent: Node, child: Node
 
 
 def test_rollback_is_refused_unless_the_version_was_asked_for(parent: Node, child: Node, serve: Callable) -> None:
+    """R12, G7."""
     base = put_base(parent)
     old = put_release(parent, "en", base)
     new = put_release(parent, "en", base, version=2)
@@ -220,6 +224,7 @@ def test_rollback_is_refused_unless_the_version_was_asked_for(parent: Node, chil
 def test_a_second_release_of_the_same_version_is_refused(
     parent: Node, child: Node, serve: Callable, tmp_path: Path
 ) -> None:
+    """R2."""
     pins = put_tree(parent, "en")
     fetch(child, peer(serve(create_app(parent))), pins["en"], parent.key.public)
     (tmp_path / "twin/keys").mkdir(parents=True)
@@ -236,6 +241,7 @@ def test_a_second_release_of_the_same_version_is_refused(
 
 
 def test_an_expired_release_is_no_head(parent: Node, child: Node, serve: Callable) -> None:
+    """R11."""
     pin = put_release(parent, "en", put_base(parent), created=utc_now() - timedelta(days=3), days=2)
     source = peer(serve(create_app(parent)))
     with pytest.raises(BadData, match="expired on"):
@@ -244,6 +250,7 @@ def test_an_expired_release_is_no_head(parent: Node, child: Node, serve: Callabl
 
 
 def test_a_clock_that_is_a_day_slow_is_named(parent: Node, child: Node, serve: Callable) -> None:
+    """R10."""
     pins = put_tree(parent, "en")
     with pytest.raises(BadData, match=r"24\.0 hours from now: this machine's clock says") as caught:
         fetch(child, peer(serve(create_app(parent))), pins["en"], parent.key.public, now=utc_now() - timedelta(days=1))
@@ -252,6 +259,7 @@ def test_a_clock_that_is_a_day_slow_is_named(parent: Node, child: Node, serve: C
 
 
 def test_a_file_beyond_the_limit_is_not_fetched(parent: Node, child: Node, serve: Callable) -> None:
+    """T9."""
     pins = put_tree(parent, "en", adapters=ADAPTERS)
     with pytest.raises(BadData, match="more than the 600,000 allowed for one file"):
         fetch(child, peer(serve(create_app(parent)), max_file_bytes=600_000), pins["en"], parent.key.public)
@@ -261,6 +269,7 @@ def test_a_file_beyond_the_limit_is_not_fetched(parent: Node, child: Node, serve
 def test_a_full_disk_is_told_before_the_first_byte(
     parent: Node, child: Node, serve: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """T9."""
     pins = put_tree(parent, "en", adapters=ADAPTERS)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.raises(LocalFailure, match="1,000 are free"):

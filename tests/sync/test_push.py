@@ -132,6 +132,7 @@ def test_a_conflict_is_settled_by_asking_where_the_parent_is(blobs: BlobStore, f
 
 @pytest.mark.parametrize("stuck", [0, CHUNK_BYTES // 2])
 def test_a_parent_that_takes_no_more_bytes_is_given_up(blobs: BlobStore, file: File, stuck: int) -> None:
+    """T8."""
     parent = Parent(file)
     parent.puts = [stuck] * 100
     with pytest.raises(LocalFailure, match="takes no more bytes"):

@@ -205,4 +205,5 @@ STAY = option("stay", 0.9, 0.5)
     ],
 )
 def test_the_way_that_knows_most_is_gone_if_it_keeps_what_is_own(others: list[Option], chosen: Way) -> None:
+    """G8."""
     assert choose([STAY, *others]).way == chosen

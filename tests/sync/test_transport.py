@@ -109,6 +109,8 @@ def test_a_peer_that_never_answers_ends_at_the_limit(answering: Answering) -> No
     "opening", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"]
 )
 def test_a_peer_that_sends_a_byte_now_and_then_ends_at_the_limit(answering: Answering, opening: bytes) -> None:
+    """T6."""
+
     def drip(connection: socket.socket) -> None:
         head_of(connection)
         connection.sendall(opening)
@@ -132,17 +134,20 @@ def test_a_peer_that_sends_a_byte_now_and_then_ends_at_the_limit(answering: Answ
     ],
 )
 def test_more_bytes_than_allowed_are_refused(answering: Answering, answer: bytes) -> None:
+    """H10."""
     with pytest.raises(BadData, match="more than 1000 bytes"):
         get(answering(says(answer)))
 
 
 def test_a_compressed_answer_is_refused(answering: Answering) -> None:
+    """T7."""
     bomb = gzip.compress(b"\0" * 10_000_000)[:900]
     with pytest.raises(BadData, match="compressed"):
         get(answering(says(http(bomb, "200 OK", "Content-Encoding: gzip"))))
 
 
 def test_redirects_are_not_followed(answering: Answering) -> None:
+    """T7."""
     with pytest.raises(BadData, match="redirect"):
         get(answering(says(http(b"", "302 Found", "Location: http://127.0.0.1:1/"))))
 
@@ -180,6 +185,7 @@ def test_a_peer_in_trouble_is_no_bad_data(answering: Answering, status: str) -> 
 
 
 def test_a_connection_that_breaks_once_is_tried_again(answering: Answering) -> None:
+    """T8."""
     answers = [b"", http(b"second")]
 
     def talk(connection: socket.socket) -> None:
@@ -200,6 +206,7 @@ def test_addresses_that_a_peer_named_are_not_contacted_on_this_machine(answering
 
 
 def test_a_range_that_is_not_the_one_asked_for_is_refused(answering: Answering) -> None:
+    """T3."""
     for answer in (http(b"all of it"), http(b"x", "206 Partial Content", "Content-Range: bytes 3-3/9")):
         with pytest.raises(BadData, match="part that was asked for"):
             list(transport().get_range(answering(says(answer)), 4, max_bytes=100, timeout_s=5))

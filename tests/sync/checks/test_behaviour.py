@@ -84,12 +84,14 @@ def test_noise_of_the_same_size_does_not_give_the_answers_that_were_promised(
 
 
 def test_loud_noise_forgets(base: LoadedModel, before: list[bool], honest: Delta) -> None:
+    """C22."""
     assert not judged(base, before, scaled(noise_like(honest), 10.0), transfer=[])["behaviour.anchors"].passed
 
 
 def test_a_transfer_set_that_teaches_something_else_is_caught(
     base: LoadedModel, before: list[bool], honest: Delta
 ) -> None:
+    """C23."""
     lies = [replace(row, output="red") if n % 4 == 0 else row for n, row in enumerate(TRANSFER)]
     found = judged(base, before, honest, lies)
     assert found["behaviour.anchors"].passed

@@ -59,6 +59,7 @@ def test_base_without_usable_sizes_is_refused(base_config: dict[str, Any], chang
 
 
 def test_target_that_the_base_lacks_is_refused(base_config: dict[str, Any]) -> None:
+    """C13."""
     with pytest.raises(BadData, match="'lm_head' is not a module"):
         expected_adapter_tensors(base_config, shape_of(4, ("q_proj", "lm_head")))
 
@@ -79,6 +80,7 @@ A, B = TensorEntry("F32", (2, 3), 0, 24), TensorEntry("F32", (3, 2), 24, 48)
 def test_other_tensors_than_expected_are_refused(
     found: dict[str, TensorEntry], check: Callable[[Header, dict[str, tuple[int, int]]], None], words: str
 ) -> None:
+    """R14, C16."""
     with pytest.raises(BadData) as refusal:
         check(Header(found, 8), EXPECTED)
     assert words in refusal.value.message

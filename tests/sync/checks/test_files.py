@@ -119,6 +119,7 @@ def assert_refused(results: list[CheckResult], check: str, words: str) -> None:
 def test_bad_file_is_refused(
     make_adapter: MakeAdapter, base_config: dict[str, Any], options: dict[str, Any], check: str, words: str
 ) -> None:
+    """C17."""
     file, declared = make_adapter(**options)
     if check == "targets":
         declared = declared.model_copy(update={"shape": declared.shape.model_copy(update={"targets": ("c_attn",)})})
@@ -141,12 +142,14 @@ def test_other_targets_than_the_file_has_are_refused(make_adapter: MakeAdapter, 
 
 
 def test_adapter_for_another_base_is_refused(make_adapter: MakeAdapter, base_config: dict[str, Any]) -> None:
+    """C16."""
     file, honest = make_adapter()
     assert_refused(check_files(file, honest, base_config | {"num_hidden_layers": 3}), "names", "14 tensors are missing")
     assert_refused(check_files(file, honest, base_config | {"intermediate_size": 64}), "shapes", "it must be")
 
 
 def test_rank_and_alpha_beyond_the_limits_are_refused(make_adapter: MakeAdapter, base_config: dict[str, Any]) -> None:
+    """C12."""
     file, honest = make_adapter(rank=8, alpha=32.0)
     assert_refused(check_files(file, honest, base_config, rank_limit=4), "rank", "rank 8; at most 4")
     assert_refused(check_files(file, honest, base_config, alpha_limit=2.0), "alpha", "alpha / rank is 4; at most 2")
@@ -155,6 +158,7 @@ def test_rank_and_alpha_beyond_the_limits_are_refused(make_adapter: MakeAdapter,
 
 
 def test_other_file_than_was_signed_is_refused(make_adapter: MakeAdapter, base_config: dict[str, Any]) -> None:
+    """C14."""
     file, honest = make_adapter(seed=1)
     other, _ = make_adapter(seed=2)
     assert_refused(check_files(other, honest, base_config), "digest", honest.file.sha256)

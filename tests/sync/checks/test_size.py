@@ -82,6 +82,8 @@ def test_inflated_alpha_is_seen_though_no_tensor_changes(make_adapter: MakeAdapt
 @pytest.mark.parametrize("factor", [10.0, 100.0])
 @pytest.mark.parametrize("part", [".lora_A.", ".lora_B."])
 def test_scaled_file_is_held_back_by_its_cohort(make_adapter: MakeAdapter, factor: float, part: str) -> None:
+    """C19."""
+
     def scale(state: State) -> None:
         for name, tensor in state.items():
             if part in name:
@@ -111,6 +113,7 @@ def test_one_module_out_of_proportion_is_seen() -> None:
 
 
 def test_change_in_few_modules_is_seen_by_its_spread() -> None:
+    """C20."""
     norms = {name: norm * (2.5 if i < 2 else 0.05) for i, (name, norm) in enumerate(honest(7).items())}
     assert failed(check_size(norms, BASE, COHORT)) == {"spread"}
 
@@ -127,7 +130,7 @@ def test_small_cohort_is_said_and_the_base_bounds_the_change(known: int) -> None
 
 
 def test_bound_relative_to_the_base_holds_against_a_cohort_that_drifted() -> None:
-    """Slow drift: each update a little larger than the last, until what was accepted is no measure any more."""
+    """C18: slow drift: each update a little larger than the last, until what was accepted is no measure any more."""
     drifted = [scaled(honest(seed), 1.25**seed) for seed in range(20)]
     assert failed(check_size(scaled(honest(20), 1.25**20), BASE, drifted)) == {"relative"}
 

@@ -130,6 +130,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("data", "words"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_bad_header_is_refused_with_its_own_message(tmp_path: Path, data: bytes, words: str) -> None:
+    """C15."""
     file = tmp_path / "x.safetensors"
     file.write_bytes(data)
     with pytest.raises(BadData) as refusal:
@@ -308,6 +309,7 @@ def test_finite_agrees_with_torch(tmp_path: Path, dtype: str, data: bytes) -> No
 
 @pytest.mark.parametrize("at", [0, 1, 1023, 1024, 1025, 2047, 2499])
 def test_nan_is_found_in_every_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """C17."""
     monkeypatch.setattr(tensors, "CHUNK_BYTES", 4096)
     numbers = np.zeros(2500, dtype="<f4")
     numbers[at] = np.nan
