@@ -33,7 +33,7 @@ class TransferSet:
 
 
 def chosen_rows(file: Path, node: Node) -> list[Row]:
-    """The prompts of a file that the owner wrote, without its answers, each once.
+    """The prompts of a file that the owner wrote, each once.
 
     Raises BadData when it is not such a file or has too many rows.
     """
@@ -45,7 +45,7 @@ def chosen_rows(file: Path, node: Node) -> list[Row]:
 
 
 def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
-    """`count` prompts of a run's training rows, without their answers; the same ones every time.
+    """`count` prompts of a run's training rows; the same ones every time.
 
     Raises LocalFailure when the rows are no longer here, BadData when there are fewer.
     """
@@ -60,17 +60,18 @@ def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
 
 
 def _prompts(rows: Sequence[Row]) -> list[Row]:
-    """What rows ask, each once: their answers and groups stay here."""
-    asked = {(row.input, row.task, row.history): replace(row, output="", group="") for row in rows}
+    """What rows ask, each once; their groups stay here, their answers are but a guess at the model's own."""
+    asked = {(row.input, row.task, row.history): replace(row, group="") for row in rows}
     return list(asked.values())
 
 
 def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
     """Give each row the answer of this node's own model of `ref`, and store the file.
 
+    An answer that the row brings travels only where the model gives the very same; then nothing is generated.
     Rows that the model has no answer for stay behind; BadData when none is left.
     """
-    answered = [row for row in _answered(node, ref, rows) if row.output]
+    answered = _answered(node, ref, rows)
     if not answered:
         raise BadData("none of the chosen prompts has an answer", "choose other prompts")
     with tempfile.TemporaryDirectory(dir=node.home.partial) as folder:
@@ -83,12 +84,10 @@ def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
 
 def _answered(node: Node, ref: Ref, rows: Sequence[Row]) -> list[Row]:
     from node.models import load
-    from sync.answers import answer
-    from sync.prompt import conversation, prompt_text
+    from sync.score import reanswered
 
     _, loaded = load(node, ref)
-    prompts = [prompt_text(loaded.tokenizer, conversation(row, str(ref.path))) for row in rows]
-    return [replace(row, output=given) for row, given in zip(rows, answer(loaded, prompts), strict=True)]
+    return reanswered(loaded, rows, str(ref.path))
 
 
 def _bounded(rows: list[Row], node: Node, what: str) -> list[Row]:
