@@ -15,11 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -30,6 +26,7 @@ from registry.tables import HeadRow, ReleaseRow, UpdateRow
 
 __all__ = ["Session", "Store", "file_url", "func", "select"]
 
+NEWEST_REVISION = "0003"  # the last of `registry/migrations`
 BUSY_TIMEOUT_S = 30
 _WRITERS = 0x42616E79  # with the schema's name, the advisory lock that PostgreSQL writers queue on
 
@@ -168,18 +165,35 @@ def _begin_postgresql(connection: Connection) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    """Run the missing migrations inside the caller's transaction: all of them or none."""
+    """Run the missing migrations inside the caller's transaction: all of them or none.
+
+    Alembic is imported only where something is missing: that takes as long as the rest of a short command.
+    """
+    current = _revision(connection)
+    if current == NEWEST_REVISION:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", "registry:migrations")
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    current = MigrationContext.configure(connection).get_current_revision()
     if current is not None and current not in known:
         raise LocalFailure(
             f"the database is at revision {current}, which this version does not know: a newer version wrote it",
             "pip install --upgrade banyan-node",
         )
     command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision that Alembic noted in the database; None where it never ran or was undone."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
 
 
 def _sqlite_problems(session: Session) -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -18,7 +20,7 @@ from sqlalchemy.dialects import registry as dialects
 from sqlalchemy.exc import IntegrityError
 
 from registry.errors import BadData, LocalFailure
-from registry.store import Session, Store, file_url, func, select
+from registry.store import NEWEST_REVISION, Session, Store, file_url, func, select
 from registry.tables import (
     DecisionRow,
     EnrolmentRow,
@@ -95,6 +97,22 @@ def test_the_migrations_make_exactly_the_tables(store: Store) -> None:
     with store.transaction() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_server_default": True})
         assert compare_metadata(context, Table.metadata) == []
+
+
+def test_the_newest_revision_is_the_last_that_alembic_knows(store: Store) -> None:
+    config = Config()
+    config.set_main_option("script_location", "registry:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == NEWEST_REVISION
+    with store.read() as session:
+        assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == NEWEST_REVISION
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
+    url = file_url(tmp_path / "banyan.db")
+    Store.open(url).close()
+    program = "import sys; from registry.store import Store; Store.open(sys.argv[1]); print('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, timeout=60, check=True)
+    assert done.stdout.split() == [b"False"]
 
 
 def test_an_error_undoes_the_whole_transaction(store: Store) -> None:
