@@ -17,6 +17,7 @@ from typing import Final
 
 from node.context import Node
 from node.models import composer
+from node.outdated import DECISION, outdated
 from node.pull import pull
 from node.run_lock import run_lock
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
@@ -25,7 +26,7 @@ from registry.errors import BanyanError
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
 from registry.store import select
-from registry.tables import DecisionRow, HeadRow, ReleaseRow, RunRow
+from registry.tables import DecisionRow, RunRow
 from sync.chain import Link, serve, signed_link
 from sync.consolidate import CONSOLIDATION_TOKENS
 from sync.delta import WEIGHTS_FILE, write_adapter
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 MAX_ROWS_BYTES: Final = 256 << 20
 MAX_JUDGED_ROWS: Final = 500
 MAX_REHEARSED_ROWS: Final = 3000
-DECISION: Final = "release.rebase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +69,10 @@ def child_round(node: Node, now: datetime) -> None:
 def rebase_all(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
     """Rebase every own release below a newer one (G8). Raises LocalFailure when a run is at work on a path."""
     done = []
-    for own, above in _outdated(node):
+    for own, above in outdated(node):
         with run_lock(node.home, NodePath.parse(own.release.path)):
             done.append(_rebase(node, own, above, now, on_step))
     return done
-
-
-def _outdated(node: Node) -> list[tuple[Link, Link]]:
-    """Own heads with the newer release of the place that they are pinned to, unless that was decided on before."""
-    making = composer(node)
-    with node.store.read() as session:
-        heads = {row.path: row.release for row in session.scalars(select(HeadRow))}
-        own = list(session.scalars(select(ReleaseRow).where(ReleaseRow.own, ReleaseRow.digest.in_(heads.values()))))
-        decided = {
-            (row.subject, json.loads(row.body)["above"])
-            for row in session.scalars(select(DecisionRow).where(DecisionRow.kind == DECISION))
-        }
-    found = []
-    for row in own:
-        link = making.chain(row.digest)[-1]
-        pin = link.release.above
-        newest = heads.get(pin.path) if pin else None
-        if pin is None or newest is None or newest == pin.digest or (row.digest, newest) in decided:
-            continue
-        above = making.chain(newest)[-1]
-        if above.signer.id != node.key.public.id and above.release.version > pin.version:
-            found.append((link, above))
-    return found
 
 
 def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable[[StepReport], None]) -> Rebased:

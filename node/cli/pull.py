@@ -24,6 +24,7 @@ def pull(call: Call, path: str | None, *, rebase: bool) -> Result:
     """
     from datetime import UTC, datetime
 
+    from node.outdated import outdated
     from node.pull import pull as fetch
     from registry.paths import NodePath
 
@@ -33,7 +34,7 @@ def pull(call: Call, path: str | None, *, rebase: bool) -> Result:
         with call.output.progress("Pulling", unit="bytes") as bar:
             done = fetch(node, place, now, lambda progress: bar(progress.done, progress.total, progress.file))
         rebased = []
-        if rebase:
+        if rebase and outdated(node):
             from node.rebasing import rebase_all
 
             with call.output.progress("Rebasing") as bar:
