@@ -43,6 +43,7 @@ FINETUNE_FLAGS = (
 )
 TRANSFER_ROWS = {"cards": "850", "transfers": "770"}
 RELEASE_TIMEOUT_S = 900.0
+POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +181,12 @@ class Demo:
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
         while time.monotonic() < deadline:
             states = {one["state"] for one in self.parent.call("updates", "in")["updates"]}
-            tree = {place["path"]: place["version"] for place in self.parent.call("tree")["places"]}
             if states <= {"announced", "rejected", "quarantined"}:
-                if tree[PARENT_PATH] < 2:
+                if self.parent.call("show", PARENT_PATH)["version"] < 2:
                     raise LocalFailure("the parent made no release: its gate refused the candidate", "see its log")
                 return
             self.parent.must_be_up()
-            time.sleep(2)
+            time.sleep(POLL_S)  # each look is a process that takes time from the parent
         raise LocalFailure(f"the parent made no release within {RELEASE_TIMEOUT_S:.0f} s", "see its log")
 
     def measure_first(self) -> Figures:
