@@ -38,9 +38,21 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastapi": ("node/api/*",),
     "starlette": ("node/api/*",),
     "uvicorn": ("node/api/server.py",),
-    "httpx": ("sync/transport.py", "sync/wire.py", "node/parent_probe.py"),
+    "prometheus_client": ("node/api/metrics.py",),
+    "httpx": (
+        "sync/transport.py",
+        "sync/wire.py",
+        "node/parent_probe.py",
+        "node/serving/upstream*.py",
+        "node/client.py",
+    ),
+    "httpx_sse": ("node/serving/upstream.py",),
     "httpcore": ("sync/transport.py", "sync/wire.py", "node/parent_probe.py"),
-    "stamina": ("sync/transport.py",),
+    "stamina": ("sync/transport.py", "node/serving/upstream.py"),
+    "grpc": ("node/grpc/*",),
+    "grpc_reflection": ("node/grpc/server.py",),
+    "google": ("node/grpc/*",),
+    "gguf": ("node/gguf.py", "node/gguf_tokenizer.py"),
     # what is stored and signed
     "sqlalchemy": ("registry/store.py", "registry/tables.py", "registry/migrations/*"),
     "alembic": ("registry/store.py", "registry/migrations/*"),
@@ -50,7 +62,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "boolean": ("registry/cards.py",),  # what license_expression raises
     "license_expression": ("registry/cards.py",),
     "yaml": ("registry/cards.py",),
-    "huggingface_hub": ("registry/cards.py", "node/hub.py"),
+    "huggingface_hub": ("registry/cards.py", "node/hub.py", "node/engine/outline.py"),
     # weights
     "torch": (
         "sync/model.py",
@@ -61,14 +73,46 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/delta.py",
         "node/models.py",
         "node/export.py",
+        "node/gguf.py",
         "node/manifest.py",
+        "node/merged.py",
         "node/bundled/*",
+        "node/engine/attention.py",
+        "node/engine/embeddings.py",
+        "node/engine/forward.py",
+        "node/engine/grammar.py",
+        "node/engine/loop.py",
+        "node/engine/lora.py",
+        "node/engine/mix.py",
+        "node/engine/outline.py",
+        "node/engine/rows.py",
+        "node/engine/runner.py",
+        "node/engine/sampler.py",
+        "node/engine/turns.py",
+        "node/engine/weights.py",
     ),
-    "transformers": ("sync/model.py", "sync/answers.py", "node/model_outline.py", "node/bundled/build.py"),
+    "transformers": (
+        "sync/model.py",
+        "sync/answers.py",
+        "node/model_outline.py",
+        "node/bundled/build.py",
+        "node/engine/engine.py",
+        "node/engine/grammar.py",
+        "node/engine/outline.py",
+        "node/engine/speech.py",
+        "node/engine/text.py",
+    ),
     "tokenizers": ("node/bundled/build.py",),
     "peft": ("sync/train.py",),
-    "safetensors": ("sync/delta.py", "sync/train.py", "node/bundled/package.py"),
-    "numpy": ("sync/checks/tensors.py",),
+    "safetensors": (
+        "sync/delta.py",
+        "sync/train.py",
+        "node/bundled/package.py",
+        "node/engine/lora.py",
+        "node/engine/weights.py",
+    ),
+    "numpy": ("sync/checks/tensors.py", "node/engine/sampler.py"),
+    "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py",),
     "matplotlib": ("node/curve.py",),
@@ -170,6 +214,34 @@ def test_imports_point_in_the_allowed_direction(package: str) -> None:
         if top_of(name) != package and top_of(name) not in DIRECTIONS[package]
     ]
     assert wrong == []
+
+
+def strays(file: str, tree: ast.Module) -> Iterator[str]:
+    """What a file of the engine imports of ours from outside it: the engine could stand in a package of its own."""
+    if file.startswith("node/engine/"):
+        ours = (name for name in imports(tree) if top_of(name) in DIRECTIONS)
+        yield from (f"{file} imports {name}" for name in ours if not name.startswith("node.engine."))
+
+
+def test_the_engine_imports_nothing_of_ours_from_outside_it() -> None:
+    assert [stray for file, tree in OURS.items() for stray in strays(file, tree)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import registry.errors",
+        "from node.machine import cores",
+        "from node import engine",
+        "from node.engineering import f",
+        "def f():\n    from sync.model import load",
+    ],
+)
+def test_a_stray_import_of_the_engine_is_found(text: str) -> None:
+    tree = ast.parse(text)
+    assert list(strays("node/engine/runner.py", tree))
+    assert not list(strays("node/runner.py", tree))
+    assert not list(strays("node/engine/runner.py", ast.parse("from node.engine import blocks\nimport torch")))
 
 
 def test_imports_are_absolute() -> None:
