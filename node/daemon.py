@@ -11,8 +11,10 @@ from node.api.app import create_app
 from node.api.server import make_server
 from node.context import Node
 from node.leftovers import sweep
+from node.logs import set_up_logs
 from node.promotions import parent_round, promoter
 from node.rebasing import child_round
+from node.serving.models import Models
 from registry.errors import BanyanError
 from sync.daemon import Duty, only_daemon, run_rounds
 
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def run(node: Node) -> None:
     """Serve and follow until the process is told to end. Raises LocalFailure when a daemon runs on this home."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(node.settings.log_format)
     stop, wake = threading.Event(), threading.Event()
     with only_daemon(node.home.daemon_lock):
         _tidy(node)
@@ -33,7 +35,7 @@ def run(node: Node) -> None:
         )
         rounds.start()
         try:
-            make_server(create_app(node), node.settings.host, node.settings.port).run()
+            serve(node)
         finally:
             stop.set()
             wake.set()
@@ -46,6 +48,19 @@ def _tidy(node: Node) -> None:
         log.info("%d left-overs of ended processes removed", sweep(node, datetime.now(UTC)))
     except BanyanError as error:
         log.warning("left-overs: %s (%s)", error.message, error.hint)
+
+
+def serve(node: Node) -> None:
+    """Answer requests until the process is told to end, then let those that run come to their end."""
+    settings = node.settings
+    models = Models(node) if settings.serve != "off" else None
+    if models is not None and settings.serve == "eager":
+        threading.Thread(target=models.load_all, name="load", daemon=True).start()
+    try:
+        make_server(create_app(node, models), settings.host, settings.port, settings.drain_s).run()
+    finally:
+        if models is not None:
+            models.close()
 
 
 def _duties(node: Node) -> list[Duty]:

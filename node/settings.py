@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +27,10 @@ from registry.paths import NodePath
 
 ENVIRONMENT_PREFIX = "BANYAN_"
 MAX_PORT = 65_535
-# In the environment, but no settings: the key's passphrase (secret), and what the test suite is told.
+# In the environment, but no settings: the key's passphrase (secret), what the test suite is told, generation.
 PASSPHRASE_VARIABLE = "BANYAN_PASSPHRASE"  # noqa: S105 - the name of it
 TEST_PREFIX = "BANYAN_TEST_"
+START_PREFIX = "BANYAN_START_"  # how answers of `node start` are made: see `node.generation`
 
 
 def default_home() -> Path:
@@ -77,6 +79,18 @@ def _web_address(url: str) -> str:
     return url.rstrip("/")
 
 
+def _upstream(text: str) -> str:
+    """`NAME=URL` or `NAME=URL VARIABLE`, with one space."""
+    name, _, rest = text.partition("=")
+    url, *variable = rest.split()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}", name) or len(variable) > 1:
+        raise ValueError("an upstream is NAME=URL, or NAME=URL VARIABLE with the variable that holds its key")
+    return " ".join((f"{name}={_web_address(url)}", *variable))
+
+
+ApiKey = Annotated[str, StringConstraints(min_length=8, max_length=256, pattern=r"^[!-~]+$")]
+HubToken = Annotated[str, StringConstraints(max_length=256, pattern=r"^([!-~]{8,})?$")]
+UpstreamText = Annotated[str, AfterValidator(_upstream)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 PathText = Annotated[str, AfterValidator(_node_path)]
 
@@ -116,10 +130,42 @@ class Settings(BaseSettings):
     share_own: bool = Field(
         False, description="Let others fetch what was fine-tuned here although nobody is enrolled below it"
     )
+    hub_token: HubToken = Field(
+        "", description="Bearer token of the Hub interface, to upload adapters and see everything; empty: no uploads"
+    )
+    hub_cache_bytes: int = Field(
+        4 << 30, ge=0, description="Disk space for adapters of whole paths, stacked for clients of the Hub interface"
+    )
     threads: int = Field(0, ge=0, le=1_024, description="CPU threads for models; 0 for all cores")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Arithmetic of models; auto takes bf16 where the CPU has it"
     )
+    serve: Literal["lazy", "eager", "off"] = Field(
+        "lazy", description="Answer requests to models: load a base at its first request, at the start, or never"
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (),
+        max_length=1_024,
+        description="Bearer keys that may use the models, separated by commas; none: this machine alone may",
+    )
+    upstreams: Annotated[tuple[UpstreamText, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (),
+        max_length=64,
+        description="Other OpenAI-compatible servers, separated by commas: NAME=URL, or NAME=URL VARIABLE with the "
+        "environment variable that holds its key; their models are NAME/MODEL here",
+    )
+    context_tokens: int = Field(
+        0, ge=0, le=1 << 24, description="Longest prompt and answer together; 0 for what a model was made for"
+    )
+    cache_tokens: int = Field(
+        32_768, ge=16, le=1 << 31, description="Tokens that the cache of one base holds, for all requests together"
+    )
+    max_running: int = Field(64, ge=1, le=256, description="Answers that one base works on at a time")
+    max_waiting: int = Field(1_024, ge=1, le=1 << 20, description="Answers that may wait for their turn at one base")
+    max_wait_s: float = Field(120.0, gt=0, le=86_400, description="Longest wait of a request for its turn")
+    adapter_slots: int = Field(64, ge=1, le=4_096, description="Adapters of releases that one base keeps in memory")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: for people, or JSON")
+    drain_s: float = Field(30.0, ge=0, le=3_600, description="Longest time that running answers get when a node ends")
     policy_every: int = Field(2, ge=1, le=1_000, description="Accepted updates that start a new release")
     policy_max_wait_s: float = Field(
         86_400.0, ge=0, description="Longest time that an accepted update waits for others before a release"
@@ -206,7 +252,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         for name in os.environ
         if name.upper().startswith(ENVIRONMENT_PREFIX)
         and name != PASSPHRASE_VARIABLE
-        and not name.startswith(TEST_PREFIX)
+        and not name.startswith((TEST_PREFIX, START_PREFIX))
     }
     _refuse_unknown({f"--set {key}": key for key in said})
     _refuse_unknown(environment)
@@ -237,10 +283,14 @@ def _as_bad_data(error: ValidationError, origins: Mapping[str, str]) -> BadData:
 
 
 def shown_value(key: str, value: Any) -> Any:
-    """A value as it may be shown: plain JSON, the password of a database URL left out."""
+    """A value as it may be shown: plain JSON, without API keys, tokens and the password of a database URL."""
     if key == "database_url" and value:
         parts = urlsplit(value)
         return value.replace(f":{parts.password}@", ":***@") if parts.password else value
+    if key == "hub_token" and value:
+        return "***"
+    if key == "api_keys":
+        return ["***" for _ in value]
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value

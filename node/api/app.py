@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
 
 from node.api.blobs import blob_routes
+from node.api.document import documented
 from node.api.enrolments import enrolment_routes
 from node.api.errors import map_errors
+from node.api.health import health_routes
+from node.api.hub.routes import hub_routes
 from node.api.identity import identity_routes
+from node.api.journal import Journal
+from node.api.metrics import HttpMetrics, metric_routes
+from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
 from node.api.releases import release_routes
 from node.api.updates import update_routes
 from node.context import Node
+from node.engine.statistics import Statistics
+from node.serving.local import LocalBackend
+from node.serving.models import Models
+from node.serving.router import Router, upstreams_of
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(node: Node, *, now: Callable[[], datetime] = _now, rates: Rates | None = None) -> FastAPI:
-    """The application that serves an open node. The caller closes the node."""
+def create_app(
+    node: Node, models: Models | None = None, *, now: Callable[[], datetime] = _now, rates: Rates | None = None
+) -> FastAPI:
+    """The application that serves an open node, and where `models` are given, requests to them.
+
+    The caller closes the node and the models.
+    """
+    router = Router(LocalBackend(models), upstreams_of(node.settings.upstreams, os.environ)) if models else None
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if router is not None:
+            await router.aclose()
+
     app = FastAPI(
-        title="Banyan node", docs_url=None, redoc_url=None, redirect_slashes=False, openapi_url="/openapi.json"
+        title="Banyan node",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        openapi_url="/openapi.json",
+        lifespan=life,
     )
     map_errors(app)
-    app.add_middleware(RateLimit, rates=rates or Rates())
+    metrics = HttpMetrics(lambda: _statistics(models))
+    app.add_middleware(RateLimit, rates=rates or Rates(), model_places=PLACES)
+    app.add_middleware(Journal, metrics=metrics)
+    app.include_router(health_routes(node, models))
+    app.include_router(metric_routes(metrics))
     app.include_router(identity_routes(node))
     app.include_router(release_routes(node))
     app.include_router(blob_routes(node))
     app.include_router(enrolment_routes(node, now))
     app.include_router(update_routes(node, now))
+    app.include_router(hub_routes(node, now))
+    if router is not None:
+        app.include_router(openai_routes(router, node.settings.api_keys, now))
+        app.openapi = documented(app, BODIES)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
+
+
+def _statistics(models: Models | None) -> dict[str, Statistics]:
+    engines = models.engines if models is not None else {}
+    return {base: engine.statistics() for base, engine in engines.items()}

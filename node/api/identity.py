@@ -1,4 +1,4 @@
-"""Who this node is, and whether it is well."""
+"""Who this node is."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ from fastapi import APIRouter
 
 from node.context import Node
 from node.enrol import Introduction
-from registry.store import func, select
-from registry.tables import HeadRow
 
 
 def identity_routes(node: Node) -> APIRouter:
-    """`/health` and `/v1/node`."""
+    """`/v1/node`."""
     routes = APIRouter()
-
-    @routes.get("/health")
-    def health() -> dict[str, str | int]:
-        """Whether the database answers, and how many paths are served. 503 when it does not."""
-        with node.store.read() as session:
-            heads = session.scalar(select(func.count()).select_from(HeadRow))
-        return {"status": "ok", "heads": heads or 0}
 
     @routes.get("/v1/node")
     def introduce() -> Introduction:

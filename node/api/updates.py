@@ -100,5 +100,5 @@ def _refusal(digest: str, failed: list[CheckResult]) -> Response:
     """The answer to an update that failed the first checks (H3)."""
     name = failed[0].name.removeprefix("envelope.")
     message = "; ".join(f"{check.name}: {check.reason}" for check in failed)
-    body = error_body(message, f"node updates show {digest}", f"check_{name}")
-    return JSONResponse(body, STATUS.get(name, 400))
+    status = STATUS.get(name, 400)
+    return JSONResponse(error_body(message, f"node updates show {digest}", f"check_{name}", status), status)

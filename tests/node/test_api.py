@@ -42,7 +42,7 @@ def words(reply: httpx.Response) -> tuple[str, str]:
     assert reply.headers["content-type"] == "application/json"
     body = reply.json()
     assert body.keys() == {"error"}
-    assert body["error"].keys() == {"message", "hint", "code"}
+    assert body["error"].keys() == {"message", "hint", "code", "type", "param"}
     assert "Traceback" not in reply.text
     assert str(Path.home()) not in reply.text
     return body["error"]["message"], body["error"]["code"]
