@@ -5,6 +5,7 @@ Writing and reading the format is huggingface_hub's work. A card tells; what is 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -127,6 +128,21 @@ def parse_card(text: str) -> Card:
         figures=tuple(filter(None, map(_figure, data.eval_results or ()))),
         body=card.text.strip(),
     )
+
+
+def card_data(text: str) -> dict[str, Any]:
+    """What the front matter of a card says, as plain JSON; nothing where it cannot be read or is no mapping."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    front = REGEX_YAML_BLOCK.search(text[:MAX_CARD_BYTES])
+    if front is None:
+        return {}
+    try:
+        _refuse_traps(front[2])
+        data = json.loads(json.dumps(yaml.safe_load(front[2]), default=str, allow_nan=False))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def spdx_licence(expression: str) -> str:

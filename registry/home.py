@@ -43,6 +43,11 @@ class Home:
         return self.root / "bases"
 
     @property
+    def stacked(self) -> Path:
+        """Adapters of whole paths as others fetch them; made again when one is missing."""
+        return self.root / "stacked"
+
+    @property
     def runs(self) -> Path:
         """Work folders of fine-tuning and consolidation."""
         return self.root / "runs"
