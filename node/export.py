@@ -1,4 +1,4 @@
-"""A model of a path as a folder that other programs load: merged (transformers) or as one adapter (PEFT).
+"""A model of a path as a folder that other programs load: merged (transformers), as one adapter (PEFT), or as GGUF.
 
 The folder appears whole or not at all. Cloning, which keeps the signed chain, is left to `clone`.
 """
@@ -21,7 +21,7 @@ from registry.paths import Ref
 from sync.chain import Link, find_release, stored_chain
 from sync.checks.tensors import read_header
 
-Form = Literal["merged", "adapter"]
+Form = Literal["merged", "adapter", "gguf", "gguf-adapter"]
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -44,11 +44,19 @@ def export_model(node: Node, ref: Ref, to: Path, form: Form, dtype: DType = "aut
     """
     digest = find_release(node.store, ref)
     chain = stored_chain(node.store, node.blobs, digest)
-    if form == "adapter" and all(link.release.adapter is None for link in chain):
+    if form.endswith("adapter") and all(link.release.adapter is None for link in chain):
         raise BadData(f"{ref} is its base alone, without an adapter", f"node export {ref} --to {to} --format merged")
+    if form.startswith("gguf"):
+        from node.gguf import require_gguf
+
+        require_gguf()
     with new_folder(to, "--to") as folder:
         if form == "merged":
             _write_merged(node, chain, folder, dtype)
+        elif form == "gguf":
+            _write_gguf(node, chain, folder, dtype)
+        elif form == "gguf-adapter":
+            _write_gguf_adapter(node, chain, folder)
         else:
             _write_adapter(node, chain, folder)
         card = node.blobs.read(chain[-1].release.card.sha256, MAX_CARD_BYTES)
@@ -98,3 +106,32 @@ def _write_adapter(node: Node, chain: list[Link], folder: Path) -> None:
     write_peft_folder(
         stack(composer(node).deltas(chain)), folder, read_manifest(node.blobs, chain[-1].release.base).name
     )
+
+
+def _write_gguf(node: Node, chain: list[Link], folder: Path, dtype: DType) -> None:
+    from node import gguf
+    from node.models import composer
+    from sync.model import load_model
+
+    base = base_folder(node.home, node.blobs, chain[-1].release.base)
+    loaded = load_model(base, composer(node).deltas(chain), "fp32")
+    number = _stored_dtype(base) if dtype == "auto" else dtype
+    path = chain[-1].release.path
+    gguf.write_model(loaded.model, loaded.tokenizer, base, folder, path, number)
+    text = gguf.modelfile(path, loaded.tokenizer.chat_template)
+    (folder / gguf.MODELFILE).write_text(text, encoding="utf-8")
+
+
+def _write_gguf_adapter(node: Node, chain: list[Link], folder: Path) -> None:
+    from node import gguf
+    from node.models import composer
+    from sync.delta import stack
+    from sync.model import load_model
+
+    base = base_folder(node.home, node.blobs, chain[-1].release.base)
+    loaded = load_model(base, [], "fp32")
+    path = chain[-1].release.path
+    gguf.write_adapter(stack(composer(node).deltas(chain)), loaded.model.config, folder, path)
+    name = read_manifest(node.blobs, chain[-1].release.base).name
+    text = gguf.modelfile(path, loaded.tokenizer.chat_template, adapter_of=name)
+    (folder / gguf.MODELFILE).write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ COMMANDS = {
     "Start": {
         "init": "node.cli.init:init",
         "up": "node.cli.up:up",
+        "start": "node.cli.start:start",
         "demo": "node.cli.demo:demo",
         "doctor": "node.cli.doctor:doctor",
     },

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["merged", "adapter"]),
+    type=click.Choice(["merged", "adapter", "gguf"]),
     default="merged",
     show_default=True,
-    help="All weights for transformers, or one adapter for PEFT.",
+    help="All weights for transformers, one adapter for PEFT, or GGUF with a Modelfile for llama.cpp and Ollama.",
 )
+@click.option("--adapter-only", is_flag=True, help="With --format gguf: the adapter alone, over the base's own GGUF.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -34,12 +35,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Type of merged weights; auto keeps the base's.",
 )
-def export(call: Call, ref: str, *, to: Path, form: Form, dtype: DType) -> Result:
-    """Write a model as a folder that transformers or PEFT loads."""
+def export(call: Call, ref: str, *, to: Path, form: Form, adapter_only: bool, dtype: DType) -> Result:
+    """Write a model as a folder that transformers, PEFT, llama.cpp or Ollama loads."""
     from node.export import export_model
     from registry.paths import Ref
 
-    if form == "adapter" and dtype != "auto":
+    if adapter_only and form != "gguf":
+        raise click.UsageError("--adapter-only is for --format gguf; for PEFT it is --format adapter")
+    if adapter_only:
+        form = "gguf-adapter"
+    if form.endswith("adapter") and dtype != "auto":
         raise click.UsageError("--dtype is for merged weights; an adapter is always fp32")
     asked = Ref.parse(ref)
     with call.node() as node:
