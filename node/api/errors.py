@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from node.serving import errors as serving
 from registry.errors import BadData, LocalFailure
@@ -47,6 +48,8 @@ class Forbidden(BadData):
     """The asker may not do that."""
 
 
+# A client that is gone reads no answer; the status is for the log (nginx's).
+GONE: Final = 499
 BEARER: Final = {"WWW-Authenticate": "Bearer"}
 LATER: Final = {"Retry-After": "1"}
 
@@ -100,6 +103,7 @@ def map_errors(app: FastAPI) -> None:
     """Install the answers to errors (H2)."""
     app.add_exception_handler(BadData, _ours)
     app.add_exception_handler(LocalFailure, _ours)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
@@ -108,6 +112,10 @@ def map_errors(app: FastAPI) -> None:
 def _ours(_: Request, error: Exception) -> JSONResponse:
     status, body = answer_to(error)
     return JSONResponse(body, status, headers={401: BEARER, 503: LATER}.get(status))
+
+
+def _gone(_: Request, error: Exception) -> Response:  # noqa: ARG001  it says nothing
+    return Response(status_code=GONE)
 
 
 def _http(_: Request, error: Exception) -> JSONResponse:

@@ -14,16 +14,13 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 
-from node.api.errors import answer_to
+from node.api.errors import GONE, answer_to
 from node.serving.requests import Delta
 
 log = logging.getLogger(__name__)
 
 AHEAD: Final = 64  # pieces that may wait between the backend and the writer, when several prompts are answered
 T = TypeVar("T")
-
-# A client that is gone reads no answer; the status is for the log (nginx's).
-GONE: Final = 499
 
 
 def event(value: BaseModel | dict[str, Any], name: str | None = None) -> bytes:
