@@ -23,6 +23,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Final
 
+from registry.durable import make_folder, sync_folder
 from registry.errors import BadData, LocalFailure
 
 CHUNK_BYTES: Final = 1 << 20
@@ -192,12 +193,11 @@ class BlobStore:
     def _publish(self, file: FileIO, temporary: Path, digest: str) -> None:
         os.fsync(file.fileno())
         target = self.path(digest)
-        if not target.parent.is_dir():
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(self._root)
+        make_folder(self._root)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self._root)  # also where it was there: whoever made it may have been killed before this line
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def _is_sound(self, digest: str) -> bool:
         """Whether the blob is here with the right bytes; a damaged one will be replaced."""
@@ -284,11 +284,3 @@ def _is_still(held: FileIO, file: Path) -> bool:
         return os.path.samestat(os.fstat(held.fileno()), file.lstat())
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
-from registry.envelope import MAX_ENVELOPE_BYTES, Opened, open_sealed, peek_payload, seal
+from registry.envelope import MAX_ENVELOPE_BYTES, Opened, open_sealed, peek_payload, peek_type, seal
 from registry.errors import BadData
 from registry.fields import (
     MAX_COUNT,
@@ -41,6 +41,7 @@ from registry.paths import NodePath
 
 MAX_FILE_BYTES: Final = 1 << 40
 MAX_RANK: Final = 256
+MAX_TOP: Final = 20  # log-probabilities per token of an answer
 
 
 class Document(Part):
@@ -178,10 +179,8 @@ class Release(Document):  # D15, R3, R14
         return self
 
 
-class Update(Document):  # D14, R14
-    """A signed offer of an adapter delta, relative to `release`, from `issuer` to `audience`."""
-
-    PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.update.v1+json"
+class Offering(Document):
+    """What every signed offer of knowledge says: from `issuer` to `audience`, over the audience's `release`."""
 
     path: PathText
     issuer: Digest
@@ -191,6 +190,22 @@ class Update(Document):  # D14, R14
     sequence: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     created: Moment
     expires: Moment
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Self:
+        _check_life(self.created, self.expires)
+        return self
+
+    def speaker(self) -> KeyId:
+        """The issuer."""
+        return self.issuer
+
+
+class Update(Offering):  # D14, R14
+    """A signed offer of an adapter delta, relative to `release`, from `issuer` to `audience`."""
+
+    PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.update.v1+json"
+
     adapter: Adapter
     claims: Annotated[tuple[Evaluation, ...], Field(max_length=200)]
     run: Digest
@@ -199,14 +214,56 @@ class Update(Document):  # D14, R14
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_life(self.created, self.expires)
         if (self.transfer is None) != (self.transfer_rows == 0):
             raise ValueError("a transfer file and a number of transfer rows go together")
         return self
 
-    def speaker(self) -> KeyId:
-        """The issuer."""
-        return self.issuer
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What travels with it, the adapter first."""
+        return (self.adapter.file, self.transfer) if self.transfer else (self.adapter.file,)
+
+    @property
+    def rows(self) -> int:
+        """How many rows travel."""
+        return self.transfer_rows
+
+
+class Distillation(Offering):  # D16, R14
+    """A signed offer of answers, from a model on `base` to one on another: where weights mean nothing.
+
+    `teacher` is the release of the issuer that gave the answers. With `top` log-probabilities for every token of an
+    answer, `tokenizer` names the tokenizer.json that the tokens are of.
+    """
+
+    PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.distillation.v1+json"
+
+    teacher: Digest
+    answers: File
+    answer_rows: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    top: Annotated[int, Field(ge=0, le=MAX_TOP)]
+    tokenizer: Digest | None
+    claims: Annotated[tuple[Evaluation, ...], Field(max_length=200)]
+    run: Digest
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.tokenizer is None) != (self.top == 0):
+            raise ValueError("a tokenizer and a number of log-probabilities go together")
+        return self
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What travels with it."""
+        return (self.answers,)
+
+    @property
+    def rows(self) -> int:
+        """How many rows travel."""
+        return self.answer_rows
+
+
+AnyOffering = Update | Distillation
 
 
 class EnrolmentRequest(Document):  # N1
@@ -271,7 +328,7 @@ class Verdict(Document):
     created: Moment
 
 
-DOCUMENTS: Final = (BaseManifest, Release, Update, EnrolmentRequest, Enrolment, Verdict)
+DOCUMENTS: Final = (BaseManifest, Release, Update, Distillation, EnrolmentRequest, Enrolment, Verdict)
 
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 
@@ -291,6 +348,21 @@ def open_document(envelope: bytes, model: type[AnyDocument], keys: Iterable[Publ
     if document.speaker() not in (None, opened.signer.id):
         raise BadData(f"this {model.__name__} speaks for key {document.speaker()} and is signed by {opened.signer.id}")
     return document, opened
+
+
+def open_offering(envelope: bytes, keys: Iterable[PublicKey]) -> tuple[AnyOffering, Opened]:
+    """The same for an update or a distillation set, whichever the envelope says that it holds."""
+    if peek_type(envelope) == Distillation.PAYLOAD_TYPE:
+        return open_document(envelope, Distillation, keys)
+    return open_document(envelope, Update, keys)
+
+
+def read_offering(envelope: bytes) -> AnyOffering:
+    """One that was verified when it was taken in. Raises BadData."""
+    payload = peek_payload(envelope)
+    if peek_type(envelope) == Distillation.PAYLOAD_TYPE:
+        return Distillation.from_bytes(payload)
+    return Update.from_bytes(payload)
 
 
 def open_request(envelope: bytes) -> tuple[EnrolmentRequest, Opened]:

@@ -45,7 +45,7 @@ def seal(payload: bytes, payload_type: str, key: PrivateKey) -> bytes:
     Raises BadData where the envelope would be larger than is accepted.
     """
     envelope = Envelope(payload, payload_type, {})
-    envelope.sign(CryptoSigner(key.ed25519, _library_key(key.public)))
+    envelope.sign(library_signer(key))
     sealed = _write(envelope)
     if len(sealed) > MAX_ENVELOPE_BYTES:
         raise BadData(f"too large to be sealed: {len(sealed)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
@@ -64,7 +64,7 @@ def open_sealed(envelope: bytes, payload_type: str, keys: Iterable[PublicKey]) -
     if signer is None:
         raise BadData(f"signed by a key that may not sign this: {signature.keyid}")
     try:
-        parsed.verify([_library_key(signer)], threshold=1)
+        parsed.verify([library_key(signer)], threshold=1)
     except VerificationError as error:
         raise BadData(f"the signature does not hold: said to be by key {signer.id}") from error
     return Opened(parsed.payload, signer, hashlib.sha256(envelope).hexdigest())
@@ -80,8 +80,19 @@ def peek_payload(envelope: bytes) -> bytes:
     return _read(envelope)[0].payload
 
 
-def _library_key(key: PublicKey) -> SSlibKey:
+def peek_type(envelope: bytes) -> str:
+    """The payload type that an envelope names. Not verified: only to choose what to open it as. Raises BadData."""
+    return str(_read(envelope)[0].payload_type)
+
+
+def library_key(key: PublicKey) -> SSlibKey:
+    """A public key as securesystemslib and python-tuf know it, under its computed id (K2)."""
     return SSlibKey(key.id, "ed25519", "ed25519", {"public": key.hex})
+
+
+def library_signer(key: PrivateKey) -> CryptoSigner:
+    """A private key as those libraries sign with it."""
+    return CryptoSigner(key.ed25519, library_key(key.public))
 
 
 def _write(envelope: Envelope) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.durable import make_folder
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -53,17 +55,47 @@ class Home:
         return self.root / "runs"
 
     @property
+    def refused(self) -> Path:
+        """Candidates that the gate refused, each with its table."""
+        return self.root / "refused"
+
+    @property
+    def prompts(self) -> Path:
+        """Prompts of this node's own that children answer at consolidation. One file per path ("en.finance.jsonl")."""
+        return self.root / "prompts"
+
+    @property
     def validation(self) -> Path:
         """Rows that candidates are judged on; they never leave this node. One file per path ("en.finance.jsonl")."""
         return self.root / "validation"
+
+    @property
+    def canaries(self) -> Path:
+        """Prompts whose answers must stay, as an operator put them there; named like the rows to judge on."""
+        return self.root / "canaries"
+
+    @property
+    def repository(self) -> Path:
+        """The TUF metadata that this node publishes."""
+        return self.root / "repository"
+
+    @property
+    def trusted(self) -> Path:
+        """The TUF metadata of other nodes that is believed here, in a folder for each by its key id."""
+        return self.root / "trusted"
 
     @property
     def daemon_lock(self) -> Path:
         """Held while a daemon runs on this home."""
         return self.root / "daemon.lock"
 
+    @property
+    def log_checkpoint(self) -> Path:
+        """The newest checkpoint of the log that others were given; a restored database is older than it."""
+        return self.root / "log-checkpoint"
+
     def create(self) -> None:
         """Make the folders that are not there yet, readable by their owner only."""
         places = (self.key_file.parent, self.blobs, self.partial, self.bases, self.runs, self.validation)
         for folder in (self.root, *places):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)

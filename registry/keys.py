@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from registry.errors import BadData, LocalFailure
 
@@ -79,6 +79,14 @@ class PublicKey:
         """The first half of the id in 8 groups of 4, for two people to compare (K4)."""
         return " ".join(self.id[start : start + 4] for start in range(0, 32, 4))
 
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether this key made an Ed25519 signature (RFC 8032) of some bytes."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
     def __repr__(self) -> str:
         return f"PublicKey({self.fingerprint})"
 
@@ -99,6 +107,13 @@ class PrivateKey:
     def generate(cls) -> PrivateKey:
         """Make a new key from the system's randomness."""
         return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> PrivateKey:
+        """The key of a secret of 32 bytes (RFC 8032, 5.1.5), for nodes that are to have the same key again."""
+        if len(secret) != KEY_BYTES:
+            raise BadData(f"the secret of an Ed25519 key has {KEY_BYTES} bytes, not {len(secret)}")
+        return cls(Ed25519PrivateKey.from_private_bytes(secret))
 
     @classmethod
     def load(cls, file: Path, passphrase: str | None = None) -> PrivateKey:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from registry.durable import sync_folder
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath
 
@@ -73,7 +76,7 @@ def read_tree_rows(file: Path) -> Iterator[Row]:
             )
 
 
-class _Line(BaseModel):
+class RowLine(BaseModel):
     """A row as it is written."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -85,23 +88,34 @@ class _Line(BaseModel):
     history: Annotated[tuple[tuple[str, str], ...], Field(min_length=1, max_length=MAX_TURNS)] | None = None
 
     @classmethod
-    def of(cls, row: Row) -> _Line:
+    def of(cls, row: Row) -> Self:
+        """The line of a row."""
         path = "/".join((row.lang, row.domain, row.subdomain)).rstrip("/")
         return cls(
             input=row.input, output=row.output, task=row.task or None, path=path or None, history=row.history or None
         )
 
     def row(self) -> Row:
+        """The row. Raises BadData for a path that is none."""
         parts = str(NodePath.parse(self.path)).split("/", 2) if self.path else []
         lang, domain, subdomain = parts + [""] * (3 - len(parts))
         return Row(self.input, self.output, self.task or "", lang, domain, subdomain, history=self.history or ())
 
 
-def read_rows(file: Path, max_bytes: int) -> list[Row]:
+AnyLine = TypeVar("AnyLine", bound=RowLine)
+
+
+def read_rows(file: Path, max_bytes: int, max_rows: int | None = None) -> list[Row]:
     """Read rows, one JSON object on each line (U10, C21); no unknown key, no key twice, no blank line.
 
-    Raises BadData naming the line, or for more than `max_bytes`; LocalFailure if the file cannot be read.
+    Raises BadData naming the line, or for more than `max_bytes` or `max_rows`, before any row is made; LocalFailure if
+    the file cannot be read.
     """
+    return [line.row() for line in read_lines(RowLine, file, max_bytes, max_rows)]
+
+
+def read_lines(form: type[AnyLine], file: Path, max_bytes: int, max_rows: int | None = None) -> list[AnyLine]:
+    """The same for any form of lines."""
     try:
         with file.open("rb") as source:
             data = source.read(max_bytes + 1)
@@ -109,36 +123,73 @@ def read_rows(file: Path, max_bytes: int) -> list[Row]:
         raise LocalFailure(f"cannot read {file}: {error.strerror}") from error
     if len(data) > max_bytes:
         raise BadData(f"{file.name} is larger than {max_bytes} bytes")
+    if max_rows is not None and data.removesuffix(b"\n").count(b"\n") >= max(1, max_rows):
+        raise BadData(f"{file.name} has more than {max_rows} rows")
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
-    return [_read_line(line, f"{file.name}, line {number}") for number, line in enumerate(lines, 1)]
+    return [_read_line(form, line, f"{file.name}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def write_rows(rows: Iterable[Row], file: Path) -> None:
-    """Write rows to a new file or over an old one; the same rows give the same bytes.
+    """Write rows to a new file or over an old one, through to the disk; the same rows give the same bytes.
 
     A row's `group` stays behind: it divides the rows of one node and means nothing to another. Raises BadData for
     a row that `read_rows` would refuse, LocalFailure if the file cannot be written, which then is not there.
     """
-    lines = [_write_line(row, f"row {number}") for number, row in enumerate(rows, 1)]
+    write_lines(RowLine, (partial(RowLine.of, row) for row in rows), file)
+
+
+def write_lines(form: type[AnyLine], makers: Iterable[Callable[[], AnyLine]], file: Path) -> None:
+    """The same for any form of lines, each made when its turn comes."""
+    lines = [_write_line(form, make, f"row {number}") for number, make in enumerate(makers, 1)]
     try:
         file.touch(mode=0o600)
-        file.write_bytes(b"".join(lines))
+        with file.open("wb") as out:
+            out.write(b"".join(lines))
+            out.flush()
+            os.fsync(out.fileno())
+        sync_folder(file.parent)
     except OSError as error:
         file.unlink(missing_ok=True)
         raise LocalFailure(f"cannot write {file}: {error.strerror}") from error
 
 
-def _read_line(line: bytes, where: str) -> Row:
+Asked = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+def asked(row: Row) -> Asked:
+    """What a row asks: rows that ask the same expect the same answer."""
+    return row.input, row.task, row.history
+
+
+def contradictions(rows: Iterable[Row]) -> set[Asked]:
+    """What rows ask that expect different answers to the same."""
+    answers: dict[Asked, str] = {}
+    return {asked(row) for row in rows if answers.setdefault(asked(row), row.output) != row.output}
+
+
+def refuse_contradictions(rows: Iterable[Row], where: str) -> None:
+    """Raise BadData where two rows ask the same and expect different answers: no model can know both."""
+    found = contradictions(rows)
+    if found:
+        first = min(found)[0]
+        raise BadData(
+            f"{where} contradicts itself: {len(found)} requests have two answers, such as {first!a:.80}",
+            "keep one answer of each",
+        )
+
+
+def _read_line(form: type[AnyLine], line: bytes, where: str) -> AnyLine:
     if len(line) > MAX_ROW_BYTES:
         raise BadData(f"{where}: longer than {MAX_ROW_BYTES} bytes")
     try:
-        row = _Line.model_validate_json(line).row()
+        found = form.model_validate_json(line)
+        found.row()
         json.loads(line, object_pairs_hook=_refuse_repeats)
     except ValidationError as error:
         raise BadData(f"{where}: {_first_error(error)}") from error
     except BadData as error:
         raise BadData(f"{where}: {error.message}", hint=error.hint) from error
-    return row
+    return found
 
 
 def _refuse_repeats(pairs: list[tuple[str, object]]) -> None:
@@ -146,14 +197,14 @@ def _refuse_repeats(pairs: list[tuple[str, object]]) -> None:
         raise BadData("a key stands there twice")
 
 
-def _write_line(row: Row, where: str) -> bytes:
+def _write_line(form: type[AnyLine], make: Callable[[], AnyLine], where: str) -> bytes:
     try:
-        line = _Line.of(row).model_dump_json(exclude_none=True).encode()
+        line = make().model_dump_json(exclude_none=True).encode()
     except ValidationError as error:
         raise BadData(f"{where} cannot be written: {_first_error(error)}") from error
     except PydanticSerializationError as error:
         raise BadData(f"{where} cannot be written: it holds a character that is not text") from error
-    _read_line(line, where)
+    _read_line(form, line, where)
     return line + b"\n"
 
 

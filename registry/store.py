@@ -20,13 +20,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 from registry.errors import BadData, LocalFailure
 from registry.tables import HeadRow, ReleaseRow, UpdateRow
 
 __all__ = ["Session", "Store", "file_url", "func", "select"]
 
-NEWEST_REVISION = "0003"  # the last of `registry/migrations`
+NEWEST_REVISION = "0006"  # the last of `registry/migrations`
 BUSY_TIMEOUT_S = 30
 _WRITERS = 0x42616E79  # with the schema's name, the advisory lock that PostgreSQL writers queue on
 
@@ -61,6 +62,30 @@ class Store:
             raise
         return store
 
+    @classmethod
+    def in_memory(cls, image: bytes | None = None) -> Store:
+        """A SQLite database without a file, for one thread and one session at a time: empty, or as an `image` was.
+
+        It is gone when it is closed.
+        """
+        store = cls(_sqlite_engine(make_url("sqlite://"), poolclass=StaticPool))
+        if image is not None:
+            store.restore(image)
+            return store
+        with store._failures(), store._writer.begin() as connection:
+            _migrate(connection)
+        return store
+
+    def image(self) -> bytes:
+        """All that a SQLite database holds, as the bytes of its file."""
+        with self._driver() as connection:
+            return connection.serialize()
+
+    def restore(self, image: bytes) -> None:
+        """Make a database that is in memory what another one was when its `image` was taken."""
+        with self._driver() as connection:
+            connection.deserialize(image)
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A session that may write: commits on success, undoes all on any error; rows stay readable afterwards."""
@@ -93,6 +118,18 @@ class Store:
                 if head.path != release.path:
                     problems.append(f"head of {head.path} points to a release of {release.path}")
         return problems
+
+    @contextmanager
+    def _driver(self) -> Iterator[sqlite3.Connection]:
+        """The connection as Python's own module knows it, outside any transaction."""
+        pooled = self._engine.raw_connection()
+        try:
+            connection = pooled.driver_connection
+            if not isinstance(connection, sqlite3.Connection):
+                raise LocalFailure("only a SQLite database has an image", "use the tools of the database")
+            yield connection
+        finally:
+            pooled.close()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -131,9 +168,7 @@ def _engine(url: str) -> Engine:
         if parsed.get_backend_name() == "sqlite" and not parsed.database:
             raise BadData("a SQLite database needs a file", "use sqlite:///FILE")
         if parsed.get_backend_name() == "sqlite":
-            engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
-            event.listen(engine, "connect", _configure_sqlite)
-            event.listen(engine, "begin", _begin_sqlite)
+            engine = _sqlite_engine(parsed)
         else:
             engine = create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": BUSY_TIMEOUT_S})
             event.listen(engine, "begin", _begin_postgresql)
@@ -141,6 +176,13 @@ def _engine(url: str) -> Engine:
         raise BadData("not a database URL", "use sqlite:///FILE or postgresql://...") from error
     except ImportError as error:
         raise LocalFailure("the PostgreSQL driver is missing", "pip install 'banyan-node[postgresql]'") from error
+    return engine
+
+
+def _sqlite_engine(url: URL, **options: Any) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 

@@ -109,7 +109,8 @@ class UpdateRow(Table, kw_only=True):
     """An update that came in or went out.
 
     `state` of one that came in is `sync.inbox.State`; of one that went out, what its sender knows of it.
-    `release` is the release that it went into, `norms` the norm of each module that it changes, once they were needed.
+    `release` is the release that it went into; `norms` and `spectrum` are the norm and the form of each module that it
+    changes, once they were needed.
     """
 
     __tablename__ = "updates"
@@ -130,6 +131,7 @@ class UpdateRow(Table, kw_only=True):
     release: Mapped[str | None] = mapped_column(_hex(), default=None)
     detail: Mapped[str] = mapped_column(Text, default="{}")  # JSON
     norms: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
+    spectrum: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
     received: Mapped[datetime]
     changed: Mapped[datetime]
 
@@ -173,6 +175,51 @@ class PeerRow(Table, kw_only=True):
     public_key: Mapped[str] = mapped_column(_hex())
 
 
+class PeerStateRow(Table, kw_only=True):
+    """How the exchange with a peer has gone: when it was reached, until when it is left alone, what it has taken.
+
+    `day` is when the 24 hours began whose bytes and requests are counted; `offered` (JSON, path -> version) is what the
+    peer last offered of what is followed here, and `behind` since when some of it is not served here; `errors` (JSON)
+    are the last ones, `listening` says since when its hints are read.
+    """
+
+    __tablename__ = "peer_states"
+
+    key_id: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    contacted: Mapped[datetime | None] = mapped_column(default=None)
+    succeeded: Mapped[datetime | None] = mapped_column(default=None)
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    retry: Mapped[datetime | None] = mapped_column(default=None)
+    day: Mapped[datetime | None] = mapped_column(default=None)
+    day_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    day_requests: Mapped[int] = mapped_column(Integer, default=0)
+    offered: Mapped[str] = mapped_column(Text, default="{}")
+    behind: Mapped[datetime | None] = mapped_column(default=None)
+    errors: Mapped[str] = mapped_column(Text, default="[]")
+    listening: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class ArrivalRow(Table, kw_only=True):
+    """A release that came from the parent, with this node's own signed verdict on it.
+
+    `state` is accepted, quarantined or rejected: only an accepted one is among the releases. `norms` as in `UpdateRow`.
+    """
+
+    __tablename__ = "arrivals"
+    __table_args__ = (Index("arrivals_by_path", "path"),)
+
+    digest: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    path: Mapped[str] = mapped_column(String(300))
+    version: Mapped[int] = mapped_column(Integer)
+    signer: Mapped[str] = mapped_column(_hex())
+    state: Mapped[str] = mapped_column(String(16))
+    envelope: Mapped[bytes]
+    verdict: Mapped[bytes]
+    norms: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
+    received: Mapped[datetime]
+    changed: Mapped[datetime]
+
+
 class DecisionRow(Table, kw_only=True):
     """One decision about one subject (an update, a release, a key). Triggers refuse to change or delete it."""
 
@@ -184,6 +231,59 @@ class DecisionRow(Table, kw_only=True):
     kind: Mapped[str] = mapped_column(String(40))
     subject: Mapped[str] = mapped_column(_hex())
     body: Mapped[str] = mapped_column(Text)  # JSON
+
+
+class LogLeafRow(Table, kw_only=True):
+    """One leaf of the log. Triggers take it at the next position alone, and refuse to change or delete it.
+
+    `hashes` are those of the complete subtrees that end here, 32 bytes each, that of the leaf (`leaf`) first.
+    """
+
+    __tablename__ = "log_leaves"
+    __table_args__ = (Index("log_leaves_by_subject", "subject"), Index("log_leaves_by_leaf", "leaf"))
+
+    position: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=False)
+    subject: Mapped[str] = mapped_column(_hex())
+    leaf: Mapped[str] = mapped_column(_hex())
+    entry: Mapped[bytes]
+    hashes: Mapped[bytes]
+
+
+class LogCheckpointRow(Table, kw_only=True):
+    """A checkpoint that this node signed. Triggers refuse one that is not larger, and to change or delete one."""
+
+    __tablename__ = "log_checkpoints"
+
+    size: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=False)
+    note: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime]
+
+
+class SeenCheckpointRow(Table, kw_only=True):
+    """A checkpoint of another node's log: one that was compared with those before it (`held`), or one only told of."""
+
+    __tablename__ = "seen_checkpoints"
+
+    key_id: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    size: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=False)
+    root: Mapped[str] = mapped_column(_hex(), primary_key=True)
+    note: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)  # who showed it: an address
+    held: Mapped[bool]
+    seen: Mapped[datetime]
+
+
+class LogSplitRow(Table, kw_only=True):
+    """Evidence that a node showed two logs: two notes that it signed and that do not belong to one log."""
+
+    __tablename__ = "log_splits"
+
+    digest: Mapped[str] = mapped_column(_hex(), primary_key=True)  # of both notes
+    key_id: Mapped[str] = mapped_column(_hex())
+    first: Mapped[str] = mapped_column(Text)
+    second: Mapped[str] = mapped_column(Text)
+    sources: Mapped[str] = mapped_column(Text)
+    found: Mapped[datetime]
 
 
 class RunRow(Table, kw_only=True):

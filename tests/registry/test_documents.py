@@ -21,6 +21,7 @@ from registry.documents import (
     AdapterShape,
     BaseManifest,
     CheckResult,
+    Distillation,
     Document,
     Enrolment,
     EnrolmentRequest,
@@ -31,6 +32,7 @@ from registry.documents import (
     Update,
     Verdict,
     open_document,
+    open_offering,
     open_request,
     schemas,
     seal_document,
@@ -66,6 +68,11 @@ EXAMPLES: dict[str, Document] = {
     "update": Update(
         path="en/finance/cards", issuer=KEY.public.id, audience=OTHER.public.id, base=DIGEST, release=PIN, sequence=1,
         created=NOW, expires=LATER, adapter=ADAPTER, claims=(EVALUATION,), run=DIGEST, transfer=None, transfer_rows=0,
+    ),
+    "distillation": Distillation(
+        path="en/finance/cards", issuer=KEY.public.id, audience=OTHER.public.id, base=DIGEST, release=PIN, sequence=1,
+        created=NOW, expires=LATER, teacher=DIGEST, answers=File(name="answers.jsonl", size=10, sha256=DIGEST),
+        answer_rows=500, top=8, tokenizer=DIGEST, claims=(EVALUATION,), run=DIGEST,
     ),
     "request": EnrolmentRequest(path="en/finance/cards", key=KEY.public.hex, url="http://127.0.0.1:8000", created=NOW),
     "enrolment": Enrolment(
@@ -432,3 +439,24 @@ def test_the_schemas_are_printed_and_closed() -> None:
         [sys.executable, "-m", "registry.documents"], capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(run.stdout) == schemas()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"top": 8, "tokenizer": None}, {"top": 0}, {"top": 21}, {"top": -1}, {"answer_rows": 0}]
+)
+def test_log_probabilities_come_with_the_tokenizer_that_they_are_of(changes: dict[str, Any]) -> None:
+    """D16."""
+    with pytest.raises(BadData):
+        reopen(changed("distillation", **changes), Distillation)
+    reopen(changed("distillation", top=0, tokenizer=None), Distillation)
+
+
+def test_what_is_offered_is_opened_as_what_its_envelope_says() -> None:
+    """D1, E4: nothing that is signed as one is read as the other."""
+    for name in ("update", "distillation"):
+        assert open_offering(SEALED[name], [KEY.public])[0] == EXAMPLES[name]
+    crossed = seal(EXAMPLES["update"].to_bytes(), Distillation.PAYLOAD_TYPE, KEY)
+    with pytest.raises(BadData):
+        open_offering(crossed, [KEY.public])
+    with pytest.raises(BadData):
+        open_offering(SEALED["release"], [KEY.public])

@@ -191,3 +191,11 @@ def test_a_second_spelling_of_a_point_is_refused(small: int) -> None:
     """K3."""
     with pytest.raises(BadData, match="not safe"):
         PublicKey((PRIME + small).to_bytes(32, "little"))
+
+
+def test_a_secret_is_a_key_and_always_the_same_one() -> None:
+    """The first vector of RFC 8032, 7.1."""
+    key = PrivateKey.from_secret(bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"))
+    assert key.public.hex == "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    with pytest.raises(BadData, match="32 bytes"):
+        PrivateKey.from_secret(b"short")

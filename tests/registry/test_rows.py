@@ -96,6 +96,20 @@ def test_a_file_has_a_largest_size(tmp_path: Path) -> None:
         read_rows(file, len(GOOD) - 1)
 
 
+def test_a_file_has_as_many_rows_as_it_may(tmp_path: Path) -> None:
+    """C21: a file of too many rows is refused before the first of them is read."""
+    file = tmp_path / "rows.jsonl"
+    write_rows([Row(str(n), "") for n in range(3)], file)
+    for most in (3, 4, None):
+        assert len(read_rows(file, LIMIT, most)) == 3
+    for most in (0, 2):
+        with pytest.raises(BadData, match=f"more than {most} rows"):
+            read_rows(file, LIMIT, most)
+    file.write_bytes(b"nonsense\n" * 3)
+    with pytest.raises(BadData, match="more than 2 rows"):
+        read_rows(file, LIMIT, 2)
+
+
 def test_a_file_that_cannot_be_read_or_written_is_a_local_failure(tmp_path: Path) -> None:
     for file in (tmp_path / "missing", tmp_path):
         with pytest.raises(LocalFailure):

@@ -316,3 +316,27 @@ def test_any_zone_comes_back_as_the_same_moment_in_utc(moment: datetime, minutes
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         UtcDateTime().process_bind_param(datetime(2026, 1, 1), dialects.load("sqlite")())  # noqa: DTZ001
+
+
+def test_a_database_in_memory_is_kept_and_brought_back_as_an_image() -> None:
+    store = Store.in_memory()
+    with store.transaction() as session:
+        session.add(release())
+    image = store.image()
+    with store.transaction() as session:
+        session.add(release(b"second", version=2))
+    assert store.check_integrity() == []
+    other = Store.in_memory(image)
+    store.restore(image)
+    for one in (store, other):
+        with one.read() as session:
+            assert [row.version for row in session.scalars(select(ReleaseRow))] == [1]
+    with store.transaction() as session:
+        session.add(release(b"third", version=3))
+    with other.read() as session:
+        assert session.scalar(select(func.count()).select_from(ReleaseRow)) == 1
+    with pytest.raises(LocalFailure), other.read() as session:
+        session.add(release(b"fourth", version=4))
+        session.flush()
+    store.close()
+    other.close()
