@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from registry.documents import CheckResult, Update
+from registry.documents import AnyOffering, CheckResult, Distillation
 from registry.keys import KeyId
 from registry.paths import NodePath
 from sync.checks.finding import Finding, run_check
@@ -58,7 +58,7 @@ class Standing:
 
 
 def check_envelope(
-    update: Update, standing: Standing, limits: Limits, clock: Callable[[], float] = time.perf_counter
+    update: AnyOffering, standing: Standing, limits: Limits, clock: Callable[[], float] = time.perf_counter
 ) -> list[CheckResult]:
     """Every check of this stage, all of them even after one failed: the sender learns everything at once."""
     return [
@@ -66,7 +66,7 @@ def check_envelope(
     ]
 
 
-def _enrolment(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _enrolment(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """The path lies within a place of the issuer (C1)."""
     path = NodePath.parse(update.path)
     places = ", ".join(map(str, standing.enrolled)) or "no place"
@@ -74,14 +74,14 @@ def _enrolment(update: Update, standing: Standing, _limits: Limits) -> Finding:
     return Finding(passed, f"the issuer may speak for {places}; the update is for {path}")
 
 
-def _audience(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _audience(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """The update is addressed to this node (C2)."""
     if update.audience == standing.audience:
         return Finding(True, "the update is for this node")
     return Finding(False, f"the update is for the node {update.audience}, this is {standing.audience}")
 
 
-def _release(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _release(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """It builds on a release of ours (C3)."""
     pin = f"{update.release.path}@v{update.release.version}"
     pinned = standing.pinned
@@ -94,7 +94,7 @@ def _release(update: Update, standing: Standing, _limits: Limits) -> Finding:
     return Finding(True, f"the delta builds on {pin}")
 
 
-def _staleness(update: Update, standing: Standing, limits: Limits) -> Finding:
+def _staleness(update: AnyOffering, standing: Standing, limits: Limits) -> Finding:
     """That release is not too old (C4)."""
     if standing.pinned is None:
         return Finding(True, "not known without the release")
@@ -105,8 +105,10 @@ def _staleness(update: Update, standing: Standing, limits: Limits) -> Finding:
     return Finding(behind <= limits.releases_behind, reason, behind, limits.releases_behind)
 
 
-def _base(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _base(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """The base is that of the release (C5)."""
+    if isinstance(update, Distillation):
+        return Finding(True, "answers may come from any base")
     if standing.pinned is None:
         return Finding(True, "not known without the release")
     if update.base == standing.pinned.base:
@@ -114,7 +116,7 @@ def _base(update: Update, standing: Standing, _limits: Limits) -> Finding:
     return Finding(False, f"the update is for the base {update.base}, its release has {standing.pinned.base}")
 
 
-def _sequence(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _sequence(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """The number was not used and does not jump (C6, U6)."""
     value, highest = update.sequence, standing.highest
     if value <= highest:
@@ -125,7 +127,7 @@ def _sequence(update: Update, standing: Standing, _limits: Limits) -> Finding:
     return Finding(True, f"the last sequence was {highest}", value, highest + 1)
 
 
-def _expiry(update: Update, standing: Standing, _limits: Limits) -> Finding:
+def _expiry(update: AnyOffering, standing: Standing, _limits: Limits) -> Finding:
     """It has not expired (C7)."""
     left_s = (update.expires - standing.now).total_seconds()
     if left_s > 0:
@@ -133,7 +135,7 @@ def _expiry(update: Update, standing: Standing, _limits: Limits) -> Finding:
     return Finding(False, f"the update expired {-left_s:.0f} s ago: sign it anew", left_s, 0.0)
 
 
-def _clock(update: Update, standing: Standing, limits: Limits) -> Finding:
+def _clock(update: AnyOffering, standing: Standing, limits: Limits) -> Finding:
     """It is not from the future (C8)."""
     ahead_s = (update.created - standing.now).total_seconds()
     if ahead_s <= limits.skew_s:
@@ -144,31 +146,33 @@ def _clock(update: Update, standing: Standing, limits: Limits) -> Finding:
     return Finding(False, reason, ahead_s, limits.skew_s)
 
 
-def _size(update: Update, _standing: Standing, limits: Limits) -> Finding:
+def _size(update: AnyOffering, _standing: Standing, limits: Limits) -> Finding:
     """Its files are not too large (C9)."""
-    size = update.adapter.file.size + (update.transfer.size if update.transfer else 0)
+    size = sum(file.size for file in update.files)
     return Finding(
         size <= limits.update_bytes, f"{size} bytes in all; {limits.update_bytes} may be", size, limits.update_bytes
     )
 
 
-def _rank(update: Update, _standing: Standing, limits: Limits) -> Finding:
+def _rank(update: AnyOffering, _standing: Standing, limits: Limits) -> Finding:
     """Its rank is not too high (C10)."""
+    if isinstance(update, Distillation):
+        return Finding(True, "no adapter, no rank")
     rank = update.adapter.shape.rank
     return Finding(rank <= limits.rank, f"rank {rank}; at most {limits.rank} may be", rank, limits.rank)
 
 
-def _transfer(update: Update, _standing: Standing, limits: Limits) -> Finding:
+def _transfer(update: AnyOffering, _standing: Standing, limits: Limits) -> Finding:
     """Not too many rows travel (C11)."""
-    if update.transfer is not None and update.transfer.sha256 == update.adapter.file.sha256:
+    if len({file.sha256 for file in update.files}) < len(update.files):
         return Finding(False, "one file is offered as adapter and as transfer set")
-    rows = update.transfer_rows
+    rows = update.rows
     return Finding(
         rows <= limits.transfer_rows, f"{rows} rows; at most {limits.transfer_rows} may be", rows, limits.transfer_rows
     )
 
 
-CHECKS: Final[dict[str, Callable[[Update, Standing, Limits], Finding]]] = {
+CHECKS: Final[dict[str, Callable[[AnyOffering, Standing, Limits], Finding]]] = {
     "enrolment": _enrolment,
     "audience": _audience,
     "release": _release,

@@ -11,7 +11,10 @@ from registry.errors import BadData
 
 
 class Finding(NamedTuple):
-    """What one check found; it becomes a CheckResult."""
+    """What one check found; it becomes a CheckResult.
+
+    The reason of one with a threshold says what would have been needed, or why nothing could be said (C31).
+    """
 
     passed: bool
     reason: str

@@ -1,8 +1,10 @@
 """The third stage of checks: how large the change is, alone and beside the changes that were accepted before.
 
 Norms are taken on ΔW = (alpha / rank)·B·A, so neither an inflated alpha nor factors rescaled as (cB)(A/c) hide
-anything. With few updates to compare to, statistics say little: then only the bound relative to the base speaks, and
-the result says so. What the change does to answers is left to `behaviour`.
+anything. Nor do terms that cancel: on paper they come to nothing, in a model's arithmetic to noise or to infinity minus
+infinity, so their sizes are bounded before they are added up. With few updates to compare to, statistics say little:
+then only the bound relative to the base speaks, and the result says so. What the change does to answers is left to
+`behaviour`.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from typing import Final
 from registry.documents import AdapterShape, CheckResult
 from registry.errors import LocalFailure
 from sync.checks.finding import Finding, run_check
-from sync.delta import norm, read_adapter
+from sync.delta import Delta, norm, read_adapter, terms
 
 Norms = Mapping[str, float]  # module -> Frobenius norm
 
 # ‖ΔW‖ / ‖W‖ of one module. At 1 the change is as large as what the base knows there, and replaces it. Measured on the
 # bundled base with rank 16 and alpha 32: 0.06 to 0.16 after 75 steps at a rate of 1e-3; larger models move less.
 RELATIVE_LIMIT: Final = 1.0
+# Σ‖bᵢ‖·‖aᵢ‖ / ‖W‖ of one module. Orthogonal terms of a change as large as the base come to √rank, 16 at the largest;
+# at 32 the rounding of float32 (2^-24 of the terms) still is a millionth of the weights.
+TERMS_LIMIT: Final = 32.0
 Z_LIMIT: Final = 3.5  # the usual bound of the modified z-score (Iglewicz and Hoaglin 1993)
 # Honest updates differ in rows, steps and rates: a cohort that happens to agree must not make ×2 an outlier. With this
 # least scale of log norms, a limit of 3.5 and 35 modules, of simulated honest updates (8 to 30 to compare with, log
@@ -41,7 +46,33 @@ def module_norms(file: Path, shape: AdapterShape) -> dict[str, float]:
 
     Through the Gram matrices of the factors in float64; ΔW is never formed.
     """
-    return {name: norm(factor) for name, factor in read_adapter(file, shape).items()}
+    return norms_of(read_adapter(file, shape))
+
+
+def norms_of(delta: Delta) -> dict[str, float]:
+    """The same of an adapter that was read."""
+    return {name: norm(factor) for name, factor in delta.items()}
+
+
+def check_terms(
+    delta: Delta,
+    base_norms: Norms,
+    *,
+    terms_limit: float = TERMS_LIMIT,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CheckResult:
+    """Whether ΔW is what it seems on paper (C24): no terms so large that only their differences count."""
+
+    def check() -> Finding:
+        worst, module = _worst((_relative(terms(factor), base_norms[name]), name) for name, factor in delta.items())
+        reason = (
+            f"the terms of {module} come to {worst:.3g} times the base's weights before they are added up; "
+            f"at most {terms_limit:g} may be"
+        )
+        return Finding(worst <= terms_limit, reason, worst, terms_limit)  # False for NaN
+
+    _need_norms(delta, base_norms)
+    return run_check("size.terms", check, clock)
 
 
 def check_size(
@@ -59,10 +90,14 @@ def check_size(
     `base_norms` are ‖W‖_F of the base's modules; `history` the norms of the updates to compare with, the cohort and
     those accepted before at this path. Raises LocalFailure where a module has no base norm.
     """
-    if missing := sorted(norms.keys() - base_norms.keys()):
-        raise LocalFailure(f"the norm of {missing[0]} in the base is not known", "run `node doctor`")
+    _need_norms(norms, base_norms)
     case = _Case(norms, base_norms, history, relative_limit, z_limit, cohort_needed)
     return [run_check(f"size.{name}", partial(check, case), clock) for name, check in CHECKS.items()]
+
+
+def _need_norms(changed: Mapping[str, object], base_norms: Norms) -> None:
+    if missing := sorted(changed.keys() - base_norms.keys()):
+        raise LocalFailure(f"the norm of {missing[0]} in the base is not known", "run `node doctor`")
 
 
 def robust_z(value: float, reference: Sequence[float], least_scale: float) -> float:

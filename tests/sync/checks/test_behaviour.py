@@ -9,10 +9,10 @@ import torch
 
 from registry.documents import CheckResult
 from registry.rows import Row
-from sync.checks.behaviour import MIN_AGREEMENT, check_behaviour
+from sync.checks.behaviour import MIN_AGREEMENT, check_behaviour, check_canaries
 from sync.delta import Delta, Factor, norm, scaled
 from sync.model import LoadedModel, add, load_model
-from sync.score import evaluate_rows
+from sync.score import evaluate_rows, reanswered
 from tests.toy import KNOWN, SHAPES, held_out, rows
 
 SENDER = "en/shapes"
@@ -121,3 +121,22 @@ def test_a_sender_may_send_no_prompts(base: LoadedModel, before: list[bool], hon
 
 def test_the_limit_is_the_parent_s(base: LoadedModel, before: list[bool], honest: Delta) -> None:
     assert judged(base, before, scaled(honest, -1.0), transfer=[], most=100.0)["behaviour.anchors"].passed
+
+
+@pytest.mark.parametrize(("by", "most", "passed"), [(1.0, 70, True), (-1.0, 0, False)])
+def test_canaries_keep_the_answers_of_the_release(
+    base: LoadedModel, honest: Delta, by: float, most: int, *, passed: bool
+) -> None:
+    """C29: right or wrong, what the operator named stays as it is."""
+    said = reanswered(base, [replace(row, output="anything") for row in held_out(KNOWN)[:20]], "en")
+    assert check_canaries(base, said, "en", max_changed=0).value == 0
+    add(base, scaled(honest, by))
+    found = check_canaries(base, said, "en", max_changed=most)
+    add(base, scaled(honest, -by))
+    assert (found.name, found.passed, found.threshold) == ("behaviour.canaries", passed, most)
+    assert f"at most {most} may" in found.reason
+
+
+def test_a_place_without_canaries_says_so(base: LoadedModel) -> None:
+    found = check_canaries(base, [], "en", max_changed=0)
+    assert (found.passed, found.value, found.reason) == (True, None, "no canaries are set for this place")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from registry.documents import Adapter, CheckResult
 from registry.errors import LocalFailure
-from sync.checks.size import COHORT_NEEDED, check_size, module_norms, robust_z, spread
+from sync.checks.size import COHORT_NEEDED, TERMS_LIMIT, check_size, check_terms, module_norms, robust_z, spread
+from sync.delta import Delta, Factor, norm, read_adapter, terms
 
 State = dict[str, Tensor]
 MakeAdapter = Callable[..., tuple[Path, Adapter]]
@@ -50,11 +52,40 @@ COHORT = [honest(seed) for seed in range(20)]
 def test_norms_are_those_of_the_product(make_adapter: MakeAdapter, dtype: str) -> None:
     file, declared = make_adapter(rank=4, alpha=12.0, dtype=dtype)
     state = load_file(file)
-    for module, norm in module_norms(file, declared.shape).items():
+    for module, size in module_norms(file, declared.shape).items():
         a = state[f"base_model.model.{module}.lora_A.weight"].double()
         b = state[f"base_model.model.{module}.lora_B.weight"].double()
-        assert norm == pytest.approx(float((3.0 * b @ a).norm()), rel=1e-6)
+        assert size == pytest.approx(float((3.0 * b @ a).norm()), rel=1e-6)
     assert len(module_norms(file, declared.shape)) == 14
+
+
+def opposite(a: float, b: float) -> Delta:
+    """Two terms of one module that add up to nothing."""
+    return {"model.layers.0.q": Factor(torch.tensor([[a] * 8, [-a] * 8]), torch.full((8, 2), b))}
+
+
+@pytest.mark.parametrize(("a", "b"), [(1e10, 1.0), (1e-20, 1e32), (3e38, 1e3), (3e38, 3e38)])
+def test_terms_that_cancel_on_paper_are_seen(a: float, b: float) -> None:
+    """C24: their norm is nothing; what a model makes of them is noise or NaN."""
+    delta = opposite(a, b)
+    assert norm(delta["model.layers.0.q"]) == 0.0
+    found = check_terms(delta, {"model.layers.0.q": 10.0})
+    assert (found.name, found.passed) == ("size.terms", False)
+    assert "before they are added up" in found.reason
+
+
+@pytest.mark.parametrize("by", [1.0, 1e4, 1e-4])
+def test_terms_are_no_smaller_than_the_change_and_honest_ones_not_much_larger(
+    make_adapter: MakeAdapter, toy_adapters: dict[str, Delta], by: float
+) -> None:
+    """C24: whatever way it is written, and after training."""
+    file, declared = make_adapter(rank=8)
+    for delta in (read_adapter(file, declared.shape), *toy_adapters.values()):
+        for factor in delta.values():
+            rescaled = Factor(factor.a / by, factor.b * by)
+            size = norm(factor)
+            assert size * 0.999 <= terms(rescaled) <= max(size, 1e-9) * 2 * factor.rank**0.5
+    assert TERMS_LIMIT >= 2 * 256**0.5
 
 
 @pytest.mark.parametrize("by", [1e4, 1e-4])
