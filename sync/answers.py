@@ -1,20 +1,40 @@
-"""Greedy answers of a loaded model to many prompts at once.
+"""Answers of a loaded model to many prompts at once: greedy ones, or chosen otherwise.
 
 Prompts of similar length share a batch and rows leave it when they have ended. Serving (arrival at any time, paged
-cache, sampling) is the engine's business, not this module's.
+cache) is the engine's business, not this module's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, TopPLogitsWarper
 
 from registry.errors import BadData
 from sync.model import LoadedModel
 
 BATCH_ROWS = 128
+
+Choose = Callable[[torch.Tensor], torch.Tensor]  # logits (rows x vocabulary) -> the next token of each row
+
+
+def best(logits: torch.Tensor) -> torch.Tensor:
+    """The greedy choice."""
+    return logits.argmax(-1)
+
+
+def nucleus(temperature: float, top_p: float, seed: int) -> Choose:
+    """Sampling from the most probable tokens that have `top_p` of the probability together (arXiv 1904.09751)."""
+    generator = torch.Generator().manual_seed(seed)
+    warper = TopPLogitsWarper(top_p)
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        scores = torch.nan_to_num(logits.float().cpu()) / temperature  # a broken model is never sure of its answers
+        chances = warper(None, scores).softmax(-1)
+        return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+    return choose
 
 
 def end_tokens(loaded: LoadedModel) -> set[int]:
@@ -63,11 +83,20 @@ def answer(
 
 
 @torch.inference_mode()
-def continue_batch(loaded: LoadedModel, prompts: list[list[int]], limits: list[int]) -> list[list[int]]:
-    """Greedy continuations (token ids without the end mark) of prompts that are padded on the left."""
+def continue_batch(
+    loaded: LoadedModel,
+    prompts: list[list[int]],
+    limits: list[int],
+    choose: Choose = best,
+    more_ends: Collection[int] = (),
+) -> list[list[int]]:
+    """Continuations (token ids without the end mark) of prompts that are padded on the left.
+
+    `more_ends`: tokens that end one besides those that end an answer.
+    """
     ids, mask = _left_padded(prompts, int(loaded.tokenizer.pad_token_id), loaded.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    ends = end_tokens(loaded)
+    ends = end_tokens(loaded) | set(more_ends)
     results: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # which prompt each row of the batch belongs to
     cache = DynamicCache(config=loaded.model.config)
@@ -81,9 +110,9 @@ def continue_batch(loaded: LoadedModel, prompts: list[list[int]], limits: list[i
                 use_cache=True,
                 logits_to_keep=1,
             )
-        best = output.logits[:, -1].argmax(-1)
+        chosen = choose(output.logits[:, -1])
         going: list[int] = []
-        for row, (which, token) in enumerate(zip(alive, best.tolist(), strict=True)):
+        for row, (which, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
             if token in ends or limits[which] == 0:
                 continue
             results[which].append(token)
@@ -95,8 +124,8 @@ def continue_batch(loaded: LoadedModel, prompts: list[list[int]], limits: list[i
                 break
             keep = torch.tensor(going, device=loaded.device)
             cache.batch_select_indices(keep)
-            best, mask, positions = best[keep], mask[keep], positions[keep]
-        ids = best[:, None]
+            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
+        ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return results

@@ -1,8 +1,8 @@
-"""One candidate for a release: merge → consolidate → gate → release.
+"""One candidate for a release: lessons → merge → consolidate → gate → release.
 
 Everything that takes long happens in a work folder whose name follows from the inputs, so a killed promotion goes on
-where it was; the release, the head and the updates' states change in one transaction. Which updates are in it, and
-what becomes of them when the gate refuses, is left to `sync.promote`.
+where it was; the release, the head and the updates' states change in one transaction. Which merges are tried is
+left to `sync.search`, which updates are in it, and what becomes of them when the gate refuses, to `sync.promote`.
 """
 
 from __future__ import annotations
@@ -11,37 +11,54 @@ import hashlib
 import json
 import random
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
-from registry.documents import Adapter, AdapterShape, CheckResult, Evaluation, File, Release, Update
+from registry.documents import (
+    Adapter,
+    AdapterShape,
+    AnyOffering,
+    CheckResult,
+    Evaluation,
+    File,
+    Release,
+    Update,
+)
 from registry.errors import LocalFailure
 from registry.paths import NodePath, Ref
-from registry.rows import Row, read_rows, split_of, write_rows
+from registry.rows import Row, asked, read_rows, refuse_contradictions, split_of, write_rows
 from registry.store import select
 from registry.tables import EnrolmentRow, HeadRow
 from sync.chain import Link, serve, signed_link
-from sync.consolidate import Lesson, Merged, consolidate, lessons_as_examples, merge
-from sync.delta import WEIGHTS_FILE, Delta, write_adapter
-from sync.gate import check_gain, check_loss
-from sync.lifecycle import mark
+from sync.consolidate import Merged, consolidate, lessons_as_examples, merge
+from sync.delta import WEIGHTS_FILE, Delta, recompress, write_adapter
+from sync.distil import with_choices
+from sync.input_grams import cohort_grams
+from sync.judging import AnchorSet, anchor_sets, canaries, gain_checks, loss_checks, right
+from sync.lessons import MAX_ROWS_BYTES, Taught, choices_of, in_words, teach, teacher_of
+from sync.lifecycle import mark, results_of, update_row
 from sync.model import LoadedModel, add
-from sync.parent import MAX_JUDGED_ROWS, Parent
-from sync.score import evaluate_rows, reanswered
+from sync.parent import Parent
+from sync.score import reanswered
+from sync.tokens import Example
 from sync.train import TrainPlan
 
-MAX_ROWS_BYTES = 64 << 20
-HELD_BACK = 0.1  # part of every transfer set that the candidate is judged on and not trained on
+LESSON = "behaviour.lesson"  # the share of held-back answers that our model won of a distillation set
+NEW_RANK = 16  # of an adapter that begins with answers alone
+NOTHING_TO_MERGE = CheckResult(
+    name="merge.rule", value=None, threshold=None, passed=True, reason="answers alone: no adapter to merge", cost_ms=0.0
+)
+MAX_GRAM_ROWS = 500  # of a child, and of the anchors: what RegMean looks at
 
 
 class Candidate:
     """One promotion: the old release, the updates, and the folder in which the new adapter comes to be."""
 
-    def __init__(self, parent: Parent, chain: list[Link], updates: Mapping[str, Update]) -> None:
+    def __init__(self, parent: Parent, chain: list[Link], updates: Mapping[str, AnyOffering]) -> None:
         self.parent, self.chain = parent, chain
         self.digests = tuple(sorted(updates))  # in whatever order they are given, the outcome is the same
         self.updates = [updates[digest] for digest in self.digests]
@@ -50,38 +67,91 @@ class Candidate:
         self.path = self.old.path
         inputs = json.dumps([chain[-1].digest, self.digests, asdict(self.plan)])
         self.work = parent.runs / f"release-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-        parts = [divided(parent, update) for update in self.updates]
-        self.lessons = [Lesson(update.path, lesson) for update, (lesson, _) in zip(self.updates, parts, strict=True)]
-        self.judged = [held for _, held in parts]
+
+    @cached_property
+    def taught(self) -> list[Taught]:
+        """What the children teach, and what of it is held back."""
+        return teach(self.parent, self.updates, self.work)
+
+    @cached_property
+    def canaries(self) -> AnchorSet:
+        """The old release's canaries whose answer no child has changed: a child may know better, a merge may not."""
+        tasks = {row.task for row in (*self.anchors(), *self.parent.known(self.path))}
+        found = canaries(self.parent, self.composer.load_chain(self.chain), self.chain[-1], tasks)
+        rows = list(found.rows)
+        for update in self.updates:
+            if not isinstance(update, Update):  # whose model is not here to be asked
+                continue
+            same = right(teacher_of(self.parent, update), rows, self.path)
+            rows = [row for row, kept in zip(rows, same, strict=True) if kept]
+        return replace(found, rows=rows)
 
     def own_delta(self) -> Delta | None:
         """The adapter of the release that is to be replaced."""
         return self.composer.delta(self.old.adapter) if self.old.adapter else None
 
     def anchors(self) -> list[Row]:
-        """The old release's anchor rows."""
+        """The old release's anchor rows. Raises BadData where they contradict each other."""
         if self.old.anchors is None:
             return []
-        return read_rows(self.composer.blobs.open_verified(self.old.anchors.sha256), MAX_ROWS_BYTES)
+        rows = read_rows(self.composer.blobs.open_verified(self.old.anchors.sha256), MAX_ROWS_BYTES)
+        refuse_contradictions(rows, f"the anchors of {self.path}@v{self.old.version}")
+        return rows
 
     def roles(self) -> list[str]:
-        """Paths below this one whose keys are enrolled: their roles must keep working when they rebase."""
+        """Paths below this one that are enrolled or served here: their roles must keep working when they rebase."""
         place = NodePath.parse(self.path)
         with self.composer.store.read() as session:
-            rows = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active"))
-            return sorted({path for path in rows if NodePath.parse(path).is_within(place)})
+            enrolled = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active"))
+            served = session.scalars(select(HeadRow.path))
+            below = {path for path in (*enrolled, *served) if NodePath.parse(path).is_within(place)}
+        return sorted(below - {self.path})
+
+    def merged(self) -> Merged:
+        """The updates made one by the plan's rule of aggregation, and added to the own adapter."""
+        plan = self.plan
+        increments = [self.composer.delta(one.adapter) for one in self.updates if isinstance(one, Update)]
+        if not increments:
+            delta, error = recompress(self.own_delta() or {}, plan.rank_budget)
+            return Merged(delta, error, NOTHING_TO_MERGE)
+        return merge(
+            self.own_delta(),
+            increments,
+            plan.rank_budget,
+            rule=plan.aggregation,
+            f=plan.aggregation_f,
+            grams=lambda: cohort_grams(self.composer.load_chain(self.chain), increments, self.prompts()),
+            seed=plan.seed,
+        )
+
+    def prompts(self) -> list[list[Example]]:
+        """What each child's model is run on where a rule asks what goes into its modules: own rows and the anchors."""
+        rng = random.Random(self.plan.seed)  # noqa: S311  a choice that can be repeated, no secret
+
+        def some(rows: Sequence[Row], path: str) -> list[Example]:
+            return [Example(row, path) for row in rng.sample(rows, min(len(rows), MAX_GRAM_ROWS))]
+
+        old = some(self.rehearsed(), self.path)
+        children = zip(self.updates, self.taught, strict=True)
+        return [some(one.lesson.rows, one.path) + old for update, one in children if isinstance(update, Update)]
+
+    def rehearsed(self) -> list[Row]:
+        """The anchors that may be trained on.
+
+        What everybody measures with stays unseen, and what a child answers anew is not rehearsed as it was.
+        """
+        anew = {asked(row) for one in self.taught for row in one.lesson.rows}
+        return [row for row in self.anchors() if split_of(row) != "test" and asked(row) not in anew]
 
     def train(self) -> tuple[Merged, Delta]:
         """Merge and consolidate; the candidate's own adapter."""
-        increments = [self.composer.delta(update.adapter) for update in self.updates]
-        merged = merge(self.own_delta(), increments, self.plan.rank_budget)
-        rehearsed = [
-            row for row in self.anchors() if split_of(row) != "test"
-        ]  # what everybody measures with stays unseen
+        merged = self.merged()
+        lessons = [one.lesson for one in self.taught]
         examples = lessons_as_examples(
-            self.lessons, rehearsed, self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
+            lessons, self.rehearsed(), self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
         )
-        rank = max(factor.rank for factor in merged.delta.values())
+        examples = with_choices(examples, choices_of(self.parent, self.updates, self.old.base))
+        rank = max((factor.rank for factor in merged.delta.values()), default=NEW_RANK)
         plan = TrainPlan(
             rank=rank,
             alpha=float(rank),
@@ -105,47 +175,46 @@ class Candidate:
         return loaded
 
     def judge(self, delta: Delta) -> list[CheckResult]:
-        """The gate: old knowledge on hidden rows, each child's gain on rows that were held back."""
-        known = self.parent.known(self.path)
+        """The gate: old knowledge on every anchor set and the canaries, each child's gain on what was held back."""
         loaded = self.composer.load_chain(self.chain)
-        before = self.parent.right_before(loaded, self.chain[-1].digest, known, self.path)
-        before_gain = [self.right(loaded, rows) for rows in self.judged]
+        sets = [*anchor_sets(self.parent, self.path, self.roles()), *([self.canaries] if self.canaries.rows else [])]
+        before = [self.parent.right_before(loaded, self.chain[-1].digest, one.rows, one.path) for one in sets]
+        gained_before = [right(loaded, one.held, self.path) for one in self.taught]
+        self.exchange(loaded, delta)
+        claims = [self.expected_gain(digest, one) for digest, one in zip(self.digests, self.updates, strict=True)]
+        plan = self.plan
+        return [
+            *loss_checks(sets, before, loaded, self.path, plan.max_loss_points),
+            *gain_checks(self.taught, claims, gained_before, loaded, self.path, plan.min_gain_kept),
+        ]
+
+    def exchange(self, loaded: LoadedModel, delta: Delta) -> None:
+        """Put an adapter in the place of the path's own."""
         own = self.own_delta()
         if own:
             add(loaded, own, by=-1.0)
         add(loaded, delta)
-        started = time.monotonic()
-        checks = [check_loss("gate.known", before, self.right(loaded, known), self.plan.max_loss_points)]
-        gains = zip(self.updates, self.judged, before_gain, strict=True)
-        for number, (update, rows, old_right) in enumerate(gains, 1):
-            checks.append(
-                check_gain(
-                    f"gate.gain-{number}",
-                    old_right,
-                    self.right(loaded, rows),
-                    claimed_gain(update),
-                    self.plan.min_gain_kept,
-                )
-            )
-        cost = (time.monotonic() - started) * 1000 / len(checks)
-        return [check.model_copy(update={"cost_ms": cost}) for check in checks]
 
-    def right(self, loaded: LoadedModel, rows: Sequence[Row]) -> list[bool]:
-        """Which rows the model answers as expected, asked as this path."""
-        return evaluate_rows(loaded, rows, self.path)[1] if rows else []
+    def expected_gain(self, digest: str, update: AnyOffering) -> float:
+        """What an update's sender claims; of a distillation set, what our own model won when it was checked (G4)."""
+        if isinstance(update, Update):
+            return claimed_gain(update)
+        with self.composer.store.read() as session:
+            results = results_of(update_row(session, digest))
+        return max((one.value for one in results if one.name == LESSON and one.value is not None), default=0.0)
 
-    def release(self, delta: Delta, merged: Merged, checks: Sequence[CheckResult]) -> tuple[Release, str]:
+    def release(self, merged: Merged, checks: Sequence[CheckResult]) -> tuple[Release, str]:
         """Write the files and the signed release (G6); visible in one transaction together with the updates' states."""
         now = self.parent.now()
         self.work.mkdir(parents=True, exist_ok=True)
-        shape = write_adapter(delta, self.work / WEIGHTS_FILE)
+        shape = write_adapter(merged.delta, self.work / WEIGHTS_FILE)
         adapter = self.file(self.work / WEIGHTS_FILE)
         anchors_file = self.work / "anchors.jsonl"
-        write_rows(self.new_anchors(delta), anchors_file)
+        write_rows(self.new_anchors(merged.delta), anchors_file)
         evaluations = tuple(gate_evaluations(self.path, checks))
         version = self.old.version + 1
         card_file = self.work / "README.md"
-        card_file.write_text(self.card(shape, version, evaluations, merged.error), encoding="utf-8")
+        card_file.write_text(self.card(shape, version, evaluations, merged), encoding="utf-8")
         release = Release(
             path=self.path,
             version=version,
@@ -167,7 +236,7 @@ class Candidate:
             head = session.get(HeadRow, self.path)
             if head is None or head.release != self.chain[-1].digest:
                 raise LocalFailure(f"{self.path} got another release meanwhile", "the candidate is made again over it")
-            serve(session, link, now)
+            serve(session, link, now, checks)
             for update in self.digests:
                 mark(session, update, "released", now, release=link.digest)
         return release, link.digest
@@ -183,11 +252,12 @@ class Candidate:
     def new_anchors(self, delta: Delta) -> list[Row]:
         """Old and new prompts with the candidate's own answers: what the nodes below replay from now on.
 
-        The children's share is what they allowed to travel; the total stays within the plan's number of rows.
+        The children's share is what they allowed to travel and what was sampled from them, not this node's own
+        prompts; the total stays within the plan's number of rows.
         """
         rng = random.Random(self.plan.seed)  # noqa: S311  a choice that can be repeated, no secret
         old = self.anchors()
-        new = [row for lesson in self.lessons for row in lesson.rows]
+        new = [row for one in self.taught for row in one.may_travel]
         room = self.plan.anchor_rows
         new = rng.sample(new, min(len(new), max(room // 2, room - len(old))))
         old = rng.sample(old, min(len(old), room - len(new)))
@@ -196,7 +266,7 @@ class Candidate:
         anywhere = [replace(row, lang="", domain="", subdomain="") for row in old + new]  # asked as whoever replays it
         return reanswered(loaded, anywhere, self.path)
 
-    def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], error: float) -> str:
+    def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], merged: Merged) -> str:
         """The model card of the new release."""
         old = parse_card(self.composer.blobs.read(self.old.card.sha256, MAX_CARD_BYTES).decode())
         facts = CardFacts(
@@ -209,20 +279,11 @@ class Candidate:
             library="peft",
             evaluations=tuple(evaluations),
             summary=f"Version {version} of {self.path}: a LoRA adapter of rank {shape.rank} over {self.old.base_name}.",
-            training=f"Merged from {len(self.digests)} checked updates and consolidated on their transfer rows and "
-            f"on the anchors of version {self.old.version}; recompression error {error:.2g}.",
+            training=f"Merged from {len(self.digests)} checked updates and consolidated on {in_words(self.taught)} and "
+            f"on the anchors of version {self.old.version}; recompression error {merged.error:.2g}. "
+            f"How they were merged: {merged.rule.reason}.",
         )
         return render_card(facts)
-
-
-def divided(parent: Parent, update: Update) -> tuple[list[Row], list[Row]]:
-    """A child's transfer rows: most to learn from, some held back to judge with; the same at every call."""
-    if update.transfer is None:
-        return [], []
-    rows = read_rows(parent.composer.blobs.open_verified(update.transfer.sha256), MAX_ROWS_BYTES)
-    random.Random(parent.plan.seed).shuffle(rows)  # noqa: S311  a choice that can be repeated, no secret
-    held = min(round(len(rows) * HELD_BACK), MAX_JUDGED_ROWS)
-    return rows[held:], rows[:held]
 
 
 def claimed_gain(update: Update) -> float:
@@ -240,5 +301,5 @@ def gate_evaluations(path: str, checks: Sequence[CheckResult]) -> list[Evaluatio
     return [
         Evaluation(dataset=check.name, split="gate", rows=0, metrics={"value": check.value}, path=path)
         for check in checks
-        if check.value is not None
+        if check.value is not None and check.name.startswith("gate.")
     ]

@@ -7,17 +7,21 @@ the SHA-256 of the key, so a key is stored and fetched like any other file. Fetc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from registry.blobs import BlobStore
-from registry.documents import File, Release, ReleasePin, open_document, seal_document
+from registry.documents import CheckResult, File, Release, ReleasePin, open_document, seal_document
 from registry.errors import BadData, LocalFailure
 from registry.keys import KEY_BYTES, KeyId, PrivateKey, PublicKey
+from registry.log.entry import log_entry
+from registry.log.leaves import append
 from registry.paths import NodePath, Ref
 from registry.store import Session, Store, func, select
-from registry.tables import HeadRow, ReleaseRow
+from registry.tables import DecisionRow, HeadRow, ReleaseRow
+from sync.checks.version import checker_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,18 @@ def signed_link(release: Release, key: PrivateKey) -> Link:
     return Link(release, hashlib.sha256(envelope).hexdigest(), key.public, envelope)
 
 
-def serve(session: Session, link: Link, now: datetime) -> None:
-    """Store a release that this node has signed and make it the head of its path, in the caller's transaction."""
+def serve(session: Session, link: Link, now: datetime, gate: Iterable[CheckResult] = ()) -> None:
+    """Store a release that this node has signed and make it the head of its path, in the caller's transaction.
+
+    It becomes a decision, of which whoever listens for hints is told, and a leaf of the log (L1), with the results of
+    the gate where it passed one.
+    """
     session.add(release_row(link, own=True))
     session.flush()  # the head refers to it
     session.merge(HeadRow(path=link.release.path, release=link.digest, changed=now))
+    body = json.dumps({"path": link.release.path, "version": link.release.version})
+    session.add(DecisionRow(at=now, kind="release.served", subject=link.digest, body=body))
+    append(session, log_entry("release.made", link.digest, now, checks=gate, checker=checker_version()))
 
 
 def release_row(link: Link, own: bool) -> ReleaseRow:

@@ -9,17 +9,24 @@ new release is one of the teachers.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.documents import CheckResult
 from registry.rows import Row
-from sync.delta import Delta, recompress, scaled, stack
+from sync.aggregate.cohort import NotCovered
+from sync.aggregate.merging import Grams
+from sync.aggregate.rules import aggregate, needs_grams
+from sync.delta import Delta, recompress, stack, total_norm
 from sync.model import LoadedModel
 from sync.tokens import Example
 from sync.train import FitResult, StepReport, TrainPlan, fit
 
 CONSOLIDATION_TOKENS = 2048  # in one step
+FALL_BACK = "norm-clipping"  # covers every cohort, and no liar is longer than half of the others
+SMALLEST = 1e-30
 OWN_PATH_SHARE = 0.6  # how often a prompt is asked as the path itself; else as one of the roles below it
 
 
@@ -33,22 +40,55 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """An adapter to start from, and the relative error that its recompression cost."""
+    """An adapter to start from, the relative error that cutting it to its rank cost, and how it was merged.
+
+    `rule` is the check `merge.rule`: not passed where the cohort was not what the rule that was asked for covers.
+    """
 
     delta: Delta
     error: float
+    rule: CheckResult
 
 
-def merge(own: Delta | None, increments: Sequence[Delta], rank: int) -> Merged:
-    """Add the mean of the increments to the own adapter, recompressed to the rank budget (G2).
+def merge(
+    own: Delta | None,
+    increments: Sequence[Delta],
+    rank: int,
+    *,
+    rule: str = "mean",
+    f: int = 0,
+    grams: Callable[[], Sequence[Grams]] = tuple,
+    seed: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Merged:
+    """Add what a rule of aggregation makes of the increments to the own adapter, cut to the rank budget (G2).
 
-    Δ = own + (1/n) Σ Δᵢ: a mean, because siblings share what they relearned of their parent (replay), and a sum
-    would count it n times; consolidation restores each child's own part.
+    By default Δ = own + (1/n) Σ Δᵢ: a mean, because siblings share what they relearned of their parent (replay), and a
+    sum would count it n times; consolidation restores each child's own part. Where the rule does not cover the cohort,
+    the mean of the increments clipped to their median norm takes its place, and the result says so. The error is at
+    most what is told: that of the rule's own cut and that of the last one, added.
     """
-    parts = [own] if own else []
-    parts += [scaled(increment, 1 / len(increments)) for increment in increments]
-    delta, error = recompress(stack(parts), rank)
-    return Merged(delta, error)
+    started_s = clock()
+    refused = ""
+    try:
+        measured = grams() if needs_grams(rule) else ()
+        increment = aggregate(rule, increments, f=f, rank=rank, grams=measured, seed=seed)
+    except NotCovered as not_covered:
+        refused = f"{not_covered.message}; "
+        increment = aggregate(FALL_BACK, increments)
+    parts = [*([own] if own else []), increment.delta]
+    whole = stack(parts)
+    delta, error = recompress(whole, rank)
+    if increment.error:
+        error += increment.error * total_norm(increment.delta) / max(total_norm(whole), SMALLEST)
+    exactly = "exactly" if increment.exact else f"with a relative error of {increment.error:.2g}"
+    note = f" ({increment.note})" if increment.note else ""
+    reason = f"{refused}{len(increments)} increments merged by {FALL_BACK if refused else rule} {exactly}{note}"
+    cost_ms = max(0.0, (clock() - started_s) * 1000)
+    check = CheckResult(
+        name="merge.rule", value=increment.error, threshold=None, passed=not refused, reason=reason, cost_ms=cost_ms
+    )
+    return Merged(delta, error, check)
 
 
 def lessons_as_examples(

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread, current_thread
+from typing import IO
 
 from registry.errors import LocalFailure
 
@@ -28,9 +29,8 @@ def only_daemon(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            held.seek(0)
             raise LocalFailure(
-                f"another daemon (process {held.read(20).strip() or 'unknown'}) runs on {lock.parent}",
+                f"another daemon (process {_holder(held)}) runs on {lock.parent}",
                 "stop it first, or give this one another --home",
             ) from error
         held.truncate(0)
@@ -39,17 +39,45 @@ def only_daemon(lock: Path) -> Iterator[None]:
         yield
 
 
+def daemon_of(lock: Path) -> str | None:
+    """The process that holds the lock of a home, None while nobody does."""
+    if not lock.exists():
+        return None
+    with lock.open("r") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(held)
+    return None
+
+
+def _holder(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read(20).strip() or "unknown"
+
+
 def run_rounds(
-    duties: Sequence[Duty], stop: Event, wake: Event, interval_s: float, now: Callable[[], datetime]
+    duties: Sequence[Duty], stop: Event, wake: Event, pause_s: Callable[[], float], now: Callable[[], datetime]
 ) -> None:
-    """Do every duty, wait for `wake` or the interval, again. A duty that breaks down is logged, the loop goes on."""
+    """Do every duty, wait for `wake` or for a pause, again. A duty that breaks down is logged, the loop goes on.
+
+    A round has a thread of its own, which ends with it: what computes leaves no team of OpenMP's behind, whose idle
+    workers would slow an engine in the same process (see `node.engine.worker`). It does not keep the process.
+    """
     while not stop.is_set():
-        for duty in duties:
-            if stop.is_set():
-                return
-            try:
-                duty(now())
-            except Exception:  # the daemon outlives a mistake in one round; it stands in the log
-                log.exception("a round of %s broke down", getattr(duty, "__name__", duty))
-        wake.wait(interval_s)
-        wake.clear()
+        one = Thread(target=_round, args=(duties, stop, now), name=current_thread().name, daemon=True)
+        one.start()
+        one.join()
+        if not stop.is_set():
+            wake.wait(pause_s())
+            wake.clear()
+
+
+def _round(duties: Sequence[Duty], stop: Event, now: Callable[[], datetime]) -> None:
+    for duty in duties:
+        if stop.is_set():
+            return
+        try:
+            duty(now())
+        except Exception:  # the daemon outlives a mistake in one round; it stands in the log
+            log.exception("a round of %s broke down", getattr(duty, "__name__", duty))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from registry.documents import AdapterShape
+from sync.stack_shape import StackShape
 
 PEFT_PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -49,6 +50,16 @@ def norm(factor: Factor) -> float:
     gram_a = factor.a.double() @ factor.a.double().T
     gram_b = factor.b.double().T @ factor.b.double()
     return float((gram_a * gram_b).sum().clamp(min=0).sqrt())
+
+
+def total_norm(delta: Delta) -> float:
+    """Frobenius norm of ΔW over all modules."""
+    return float(sum(norm(factor) ** 2 for factor in delta.values()) ** 0.5)
+
+
+def terms(factor: Factor) -> float:
+    """The norms of the rank-one terms of ΔW, added up: Σ‖bᵢ‖·‖aᵢ‖, never below ‖ΔW‖ and the same for (cB)(A/c)."""
+    return float((factor.a.double().norm(dim=1) * factor.b.double().norm(dim=0)).sum())
 
 
 def scaled(delta: Delta, by: float) -> Delta:
@@ -124,15 +135,33 @@ def uniform(delta: Delta) -> Delta:
 
 
 def write_adapter(delta: Delta, file: Path) -> AdapterShape:
-    """Write a delta as a PEFT LoRA file in float32 with alpha = rank, so that its scale is 1."""
+    """Write a delta as a PEFT LoRA file in float32 with alpha = rank, so that its scale is 1.
+
+    Raises ValueError, and writes nothing, when its rank is more than an adapter may have.
+    """
+    shape = AdapterShape.model_validate(_form(delta))
+    _write_factors(delta, file)
+    return shape
+
+
+def write_stack(delta: Delta, file: Path) -> StackShape:
+    """The same for the sum of a path, whatever its rank."""
+    _write_factors(delta, file)
+    return StackShape.model_validate(_form(delta))
+
+
+def _form(delta: Delta) -> dict[str, object]:
+    rank = max(factor.rank for factor in delta.values())
+    return {"rank": rank, "alpha": float(rank), "targets": targets_of(delta), "dtype": "F32"}
+
+
+def _write_factors(delta: Delta, file: Path) -> None:
     padded = uniform(delta)
     tensors: dict[str, Tensor] = {}
     for name, factor in sorted(padded.items()):
         tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = factor.a
         tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = factor.b
     write_tensors(tensors, file, {"format": "pt"})
-    rank = next(iter(padded.values())).rank
-    return AdapterShape(rank=rank, alpha=float(rank), targets=targets_of(padded), dtype="F32")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path, note: dict[str, str] | None = None) -> None:
@@ -149,10 +178,10 @@ def targets_of(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({name.rsplit(".", 1)[-1] for name in names}))
 
 
-def write_peft_folder(delta: Delta, folder: Path, base: str) -> AdapterShape:
+def write_peft_folder(delta: Delta, folder: Path, base: str) -> StackShape:
     """Write `adapter_config.json` and the weights so that `PeftModel.from_pretrained` loads them over `base`."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = write_adapter(delta, folder / WEIGHTS_FILE)
+    shape = write_stack(delta, folder / WEIGHTS_FILE)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

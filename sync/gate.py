@@ -42,17 +42,32 @@ def check_loss(
 
 
 def check_gain(
-    name: str, before: Sequence[bool], after: Sequence[bool], claimed_gain: float, min_kept: float, cost_ms: float = 0.0
+    name: str,
+    before: Sequence[bool],
+    after: Sequence[bool],
+    taught: Sequence[bool],
+    claimed_gain: float,
+    min_kept: float,
+    cost_ms: float = 0.0,
 ) -> CheckResult:
-    """New knowledge (G4): the share of a child's claimed gain (0 to 1, in accuracy) on rows that were held back."""
+    """New knowledge (G4): the share of a child's gain on rows that were held back.
+
+    The gain (0 to 1, in accuracy) is the lesser of what the child claims and what its own model shows on these rows:
+    `taught` says which of them it answers. `before` and `after` are the old release and the candidate.
+    """
     if not before or claimed_gain <= 0:
-        reason = "no rows travelled to measure it on" if not before else "the update claims no gain"
+        reason = "there are no rows to measure it on" if not before else "the update claims no gain"
+        return CheckResult(name=name, value=None, threshold=min_kept, passed=True, reason=reason, cost_ms=cost_ms)
+    gain = min(claimed_gain, (sum(taught) - sum(before)) / len(before))
+    if gain <= 0:
+        reason = f"{_shares(before, after)}: the child's own model answers no more of them than the release before"
         return CheckResult(name=name, value=None, threshold=min_kept, passed=True, reason=reason, cost_ms=cost_ms)
     lost, error = points_lost(before, after)
-    kept = -lost / 100 / claimed_gain
-    needed = min_kept - ONE_SIDED_95 * error / 100 / claimed_gain
+    kept = -lost / 100 / gain
+    needed = min_kept - ONE_SIDED_95 * error / 100 / gain
     reason = (
-        f"{_shares(before, after)}: {100 * kept:.0f} % of the claimed gain of {100 * claimed_gain:.1f} points; "
+        f"{_shares(before, after)}: {100 * kept:.0f} % of a gain of {100 * gain:.1f} points "
+        f"({100 * claimed_gain:.1f} claimed, {100 * sum(taught) / len(taught):.1f} % right in the child's own model); "
         f"needed {100 * min_kept:.0f} % less the sampling error, {100 * needed:.0f} %"
     )
     return CheckResult(name=name, value=kept, threshold=needed, passed=kept >= needed, reason=reason, cost_ms=cost_ms)

@@ -8,12 +8,14 @@ a process can be killed anywhere and the same call made again.
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from registry.blobs import BlobStore
-from registry.documents import CheckResult, File, Update, open_document
+from registry.documents import AnyOffering, CheckResult, File, open_offering
 from registry.envelope import peek_signer
 from registry.errors import LocalFailure
 from registry.keys import KeyId
@@ -82,11 +84,19 @@ class Receipt:
 
 
 def receive(
-    store: Store, blobs: BlobStore, envelope: bytes, own: Identity, now: datetime, *, limits: Limits = DEFAULT_LIMITS
+    store: Store,
+    blobs: BlobStore,
+    envelope: bytes,
+    own: Identity,
+    now: datetime,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    stopwatch: Callable[[], float] = time.perf_counter,
 ) -> Receipt:
     """Take in the envelope of an update (U1, U2, U3, U4). The same bytes get the same receipt, however often they come.
 
-    An update that fails a check of the envelope is stored with its signed verdict, and its state is `rejected`.
+    An update that fails a check of the envelope is stored with its signed verdict, and its state is `rejected`;
+    `stopwatch` (seconds) measures what each check took.
 
     Raises:
         NotEnrolled: the key that signed it is unknown, revoked, expired or not yet enrolled; nothing is stored.
@@ -98,12 +108,13 @@ def receive(
         is_known = session.get(UpdateRow, digest) is not None
         keys = [] if is_known else [speaker(session, peek_signer(envelope), own, now).key]
     if not is_known:
-        update, _ = open_document(envelope, Update, keys)
+        update, _ = open_offering(envelope, keys)
         row = _new_row(update, envelope, now)
         with store.transaction() as session:
             if session.get(UpdateRow, digest) is None:
                 _refuse_crowds(session, update.issuer, limits, now)
-                _take_in(session, row, update, own, limits)
+                standing = _standing(session, row, update, own)
+                _take_in(session, row, own, check_envelope(update, standing, limits, stopwatch))
     return receipt_of(store, blobs, digest)
 
 
@@ -115,7 +126,7 @@ def receipt_of(store: Store, blobs: BlobStore, digest: str) -> Receipt:
     return Receipt(digest, state_of(row), missing, problems)
 
 
-def _new_row(update: Update, envelope: bytes, now: datetime) -> UpdateRow:
+def _new_row(update: AnyOffering, envelope: bytes, now: datetime) -> UpdateRow:
     return UpdateRow(
         digest=hashlib.sha256(envelope).hexdigest(),
         direction="in",
@@ -129,31 +140,35 @@ def _new_row(update: Update, envelope: bytes, now: datetime) -> UpdateRow:
     )
 
 
-def _take_in(session: Session, row: UpdateRow, update: Update, own: Identity, limits: Limits) -> None:
+def _standing(session: Session, row: UpdateRow, update: AnyOffering, own: Identity) -> Standing:
+    """What is known of the sender when an update comes in."""
+    sequence = session.get(SequenceRow, (update.issuer, update.path))
+    return Standing(
+        now=row.received,
+        audience=own.key.public.id,
+        paths=own.paths,
+        enrolled=speaker(session, update.issuer, own, row.received).places,  # again, now that nobody else can write
+        pinned=_pinned(session, update.release.digest),
+        highest=sequence.highest if sequence else 0,
+    )
+
+
+def _take_in(session: Session, row: UpdateRow, own: Identity, results: list[CheckResult]) -> None:
     """Store an update, and reject it at once where its words are wrong (U6, U7).
 
     Only what was taken uses up its sequence.
     """
-    now = row.received
-    sequence = session.get(SequenceRow, (update.issuer, update.path))
-    standing = Standing(
-        now=now,
-        audience=own.key.public.id,
-        paths=own.paths,
-        enrolled=speaker(session, update.issuer, own, now).places,  # asked again, now that nobody else can write
-        pinned=_pinned(session, update.release.digest),
-        highest=sequence.highest if sequence else 0,
-    )
-    results = check_envelope(update, standing, limits)
     keep_results(row, results)
     session.add(row)
-    record(session, row, now)
+    record(session, row, row.received)
     if failed(results):
-        conclude(session, row, write_verdict(row.digest, "rejected", results, now), own.key)
-    elif sequence is not None:
-        sequence.highest = update.sequence
+        conclude(session, row, write_verdict(row.digest, "rejected", results, row.received), own.key)
+        return
+    sequence = session.get(SequenceRow, (row.issuer, row.path))
+    if sequence is not None:
+        sequence.highest = row.sequence
     else:
-        session.add(SequenceRow(issuer=update.issuer, path=update.path, highest=update.sequence))
+        session.add(SequenceRow(issuer=row.issuer, path=row.path, highest=row.sequence))
 
 
 def _pinned(session: Session, digest: str) -> Pinned | None:

@@ -2,6 +2,7 @@
 
     received → verified → checked → accepted | quarantined | rejected
     accepted → aggregated → gated → released → announced
+    released | announced → undone
 
 The arrows up to the verdict are moved by `sync.inbox` and `sync.review`; the later ones, with `mark`, by whoever makes
 a release, in the transaction that makes it.
@@ -14,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal, cast
 
-from registry.documents import CheckResult, Update, Verdict, open_document, seal_document
+from registry.documents import AnyOffering, CheckResult, Verdict, open_offering, seal_document
 from registry.envelope import peek_payload
 from registry.errors import BadData, LocalFailure
 from registry.fields import Part
 from registry.keys import PrivateKey, PublicKey
+from registry.log.entry import DecidedBy, Kind, log_entry
+from registry.log.leaves import append
 from registry.store import Session, Store, select
 from registry.tables import DecisionRow, EnrolmentRow, UpdateRow
+from sync.checks.version import checker_version
 
 State = Literal[
     "received",
@@ -33,6 +37,7 @@ State = Literal[
     "gated",
     "released",
     "announced",
+    "undone",
 ]
 Arrows = Mapping[State, frozenset[State]]
 
@@ -55,6 +60,13 @@ RELEASING: Final[Arrows] = {
     "gated": frozenset({"released", "accepted", "aggregated"}),
     "released": frozenset({"announced"}),
 }
+LOGGED: Final[Mapping[str, Kind]] = {
+    "accepted": "update.accepted",
+    "quarantined": "update.quarantined",
+    "rejected": "update.rejected",
+}
+# The release that an update went into was rolled back. The same update does not come back; what it taught may, anew.
+UNDOING: Final[Arrows] = {"released": frozenset({"undone"}), "announced": frozenset({"undone"})}
 
 
 class UnknownUpdate(BadData):
@@ -122,14 +134,14 @@ def update_row(session: Session, digest: str) -> UpdateRow:
     return row
 
 
-def load_update(store: Store, digest: str) -> tuple[UpdateRow, Update]:
+def load_update(store: Store, digest: str) -> tuple[UpdateRow, AnyOffering]:
     """The row of an update that came in and what was signed, verified again; raises UnknownUpdate."""
     with store.read() as session:
         row = update_row(session, digest)
         issuer = session.scalars(select(EnrolmentRow.public_key).where(EnrolmentRow.key_id == row.issuer)).first()
     if issuer is None:
         raise LocalFailure(f"the key of the issuer of update {digest} is gone from the database", "node doctor")
-    return row, open_document(row.envelope, Update, [PublicKey.from_hex(issuer)])[0]
+    return row, open_offering(row.envelope, [PublicKey.from_hex(issuer)])[0]
 
 
 def state_of(row: UpdateRow) -> State:
@@ -170,11 +182,21 @@ def move(session: Session, row: UpdateRow, arrows: Arrows, state: State, now: da
     record(session, row, now, before=before, **facts)
 
 
-def conclude(session: Session, row: UpdateRow, verdict: Verdict, key: PrivateKey) -> None:
-    """Move an update to its verdict, signed."""
+def conclude(session: Session, row: UpdateRow, verdict: Verdict, key: PrivateKey, by: DecidedBy = "node") -> None:
+    """Move an update to its verdict, signed, with a leaf of the log (L1)."""
     row.verdict = seal_document(verdict, key)
     row.detail = Detail().model_dump_json()
     move(session, row, CHECKING, verdict.outcome, verdict.created, verdict=verdict.model_dump(mode="json"))
+    entry = log_entry(
+        LOGGED[verdict.outcome],
+        row.digest,
+        verdict.created,
+        by=by,
+        document=row.verdict,
+        checks=verdict.checks,
+        checker=checker_version(),
+    )
+    append(session, entry)
 
 
 def record(session: Session, row: UpdateRow, now: datetime, **facts: object) -> None:

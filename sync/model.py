@@ -79,7 +79,7 @@ def resolve_precision(wanted: Precision) -> Literal["bf16", "fp32"]:
 
 def load_tokenizer(base: Path) -> Any:
     """The tokenizer of a base folder; one without a chat template gets a plain one. BadData without an end token."""
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if tokenizer.eos_token is None:
         raise BadData("the tokenizer of this base has no end token: no answer would ever end", "choose another base")
     if tokenizer.chat_template is None:
@@ -97,7 +97,9 @@ def load_model(base: Path, deltas: Sequence[Delta], precision: Precision = "auto
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32).to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    ).to(device)
     model.eval()
     loaded = LoadedModel(model, tokenizer, resolve_precision(precision))
     for delta in deltas:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from registry.paths import NodePath
 from registry.rows import Row
+from sync.checks.thresholds import Thresholds
 from sync.compose import Composer
 from sync.consolidate import CONSOLIDATION_TOKENS
 from sync.inbox import Identity
@@ -24,15 +25,19 @@ class PromotionPlan:
     """Everything about promotions that an operator can set."""
 
     rank_budget: int = 64
+    aggregation: str = "mean"  # a rule of `sync.aggregate.rules`
+    aggregation_f: int = 0  # how many of the updates in a release may lie
     epochs: int = 3
     learning_rate: float = 3e-3
     batch_tokens: int = CONSOLIDATION_TOKENS
     anchor_rows: int = 8000
-    max_update_loss_points: float = 5.0
     max_loss_points: float = 1.0
     min_gain_kept: float = 0.9
-    size_max_z: float = 6.0
+    prompts: int = 800  # of each child: what did not travel is made up for by own prompts and by sampled ones
+    tries: int = 4  # candidates that are judged at most before the gate blames an update
     release_valid_days: int = 365
+    measure_gain: bool = False  # what an update adds, of its transfer rows: costs another pass over them
+    thresholds: Thresholds = field(default_factory=Thresholds)  # of the checks on one update
     seed: int = 1
 
 
@@ -43,20 +48,24 @@ class Parent:
     composer: Composer
     own: Identity
     runs: Path
+    refused: Path  # where candidates that came to nothing are kept
     plan: PromotionPlan
-    known_rows: Callable[[NodePath], list[Row]]  # hidden validation rows of a path; never leave this node
+    known_rows: Callable[[NodePath], list[Row]]  # hidden validation rows of a place itself; never leave this node
     now: Callable[[], datetime]
     keep_rows: Callable[[NodePath, list[Row]], None]  # adds to the known rows what a release has learned
+    own_prompts: Callable[[NodePath], list[Row]] = lambda place: []  # unlabelled rows that the children answer
+    canary_rows: Callable[[NodePath], list[Row]] = lambda path: []  # prompts of a path whose answers must stay
     known_right: dict[tuple[str, int], list[bool]] = field(default_factory=dict)  # what a release answers of them
     on_step: Callable[[str, StepReport], None] = lambda path, report: None
 
     def known(self, path: str) -> list[Row]:
-        """The rows that everything at a path is judged on."""
-        return self.known_rows(NodePath.parse(path))[:MAX_JUDGED_ROWS]
+        """The rows that updates to a path are judged on: its own, then those of the places above it, nearest first."""
+        rows = [row for place in reversed(NodePath.parse(path).chain()) for row in self.known_rows(place)]
+        return rows[:MAX_JUDGED_ROWS]
 
     def right_before(self, loaded: LoadedModel, release: str, known: Sequence[Row], path: str) -> list[bool]:
-        """Which of the known rows a release answers; measured once, as every update to it is compared with that."""
-        key = release, hash(tuple(known))
+        """Which of the rows a release answers, asked as a path; measured once, as much is compared with that."""
+        key = release, hash((path, tuple(known)))
         if key not in self.known_right:
             self.known_right[key] = evaluate_rows(loaded, known, path)[1]
         return self.known_right[key]

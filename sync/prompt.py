@@ -7,6 +7,7 @@ prompt tells the roles apart. The text form of the turns is the chat template's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from registry.errors import BadData
@@ -60,6 +61,26 @@ def templated(tokenizer: Any, turns: Sequence[Message], *, asks: bool) -> str:
                 f"the chat template of this base does not take a row: {refusal}",
                 "bring its turns into the order user, assistant, user, ...; or choose another base",
             ) from refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around the words of a request: `before` ends with the path; a space and the task may follow it."""
+
+    before: str
+    between: str
+    after: str
+
+
+def frame_of(tokenizer: Any, path: str) -> Frame:
+    """The frame that the base's chat template puts around one task and one request asked of a path; raises BadData."""
+    task, request = "banyan-task", "banyan-request"
+    turns = [Message(role="system", content=system_turn(path, task)), Message(role="user", content=request)]
+    before, found, rest = prompt_text(tokenizer, turns).partition(f" {task}")
+    between, found_too, after = rest.partition(request)
+    if not (found and found_too and between and after):
+        raise BadData("the chat template of this base changes the words of a request", "choose another base")
+    return Frame(before, between, after)
 
 
 def _without_system_turn(turns: Sequence[Message]) -> list[Message]:

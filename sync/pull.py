@@ -7,6 +7,7 @@ another of the same version. Which keys are trusted is the caller's rule; when t
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,11 +30,19 @@ from sync.chain import Link, check_pin, release_files, release_row
 from sync.fetch import OnProgress, check_space, fetch_files, fetch_small, no_progress
 from sync.transport import Peer
 
+log = logging.getLogger(__name__)
+
 AnyPin = TypeVar("AnyPin", bound=ReleasePin)
 TrustedKeys = Callable[[NodePath], list[PublicKey]]
+# Looks at a fetched chain, as long as that takes; what it gives writes the verdict down and says if that admits it.
+Judge = Callable[[list[Link]], Callable[[Session], bool]]
 
 LIST_BYTES: Final = 4 << 20
 MAX_LISTED: Final = 20_000
+
+
+class TwoReleases(BadData):
+    """A key signed two different releases of one path and version."""
 
 
 class SignedPin(ReleasePin):
@@ -55,6 +64,7 @@ class _Source:
     store: Store
     blobs: BlobStore
     now: datetime
+    vouched: frozenset[str]
 
 
 def poll(peer: Peer) -> list[ReleasePin]:
@@ -86,13 +96,18 @@ def fetch_release(
     store: Store,
     blobs: BlobStore,
     now: datetime,
+    vouched: frozenset[str] = frozenset(),
     as_head: bool = True,
     on_progress: OnProgress = no_progress,
+    judge: Judge | None = None,
 ) -> Release:
     """Fetch one release with the releases above it, its base and all their files (R9); returns it when all is here.
 
+    `vouched`: digests of releases that the repository of a trusted node lists, for the places that it may speak for.
     `as_head`: make it what this node serves at its path; then it may be neither expired nor older than the head of
-    now. Without it (a version that was asked for by number) any version that a trusted key signed is taken.
+    now. Without it (a version that was asked for by number) any version that a trusted key signed is taken. `judge`
+    is asked when all is here; what it does not admit stays invisible, its verdict aside. Without one the files alone
+    are checked.
 
     Raises BadData when anything of it is not what was signed, LocalFailure when the peer does not answer in time or
     there is no room; nothing is then visible, and the same call goes on where this one ended.
@@ -100,7 +115,7 @@ def fetch_release(
     if as_head:
         with store.read() as session:
             _refuse_rollback(session, pin)
-    chain = _fetch_chain(_Source(peer, trusted, store, blobs, now), pin)
+    chain = _fetch_chain(_Source(peer, trusted, store, blobs, now, vouched), pin)
     _check_life(chain[-1].release, now, peer.limits.clock_skew_s, must_be_fresh=as_head)
     manifest = BaseManifest.from_bytes(fetch_small(peer, chain[-1].release.base, MAX_ENVELOPE_BYTES, blobs))
     files: list[File] = [*manifest.files, *(file for link in chain for file in release_files(link.release))]
@@ -108,30 +123,45 @@ def fetch_release(
     fetch_files(peer, files, blobs, on_progress)
     for link in chain:
         blobs.put_bytes(link.signer.raw)
+    settle = (judge or _sound(manifest, blobs))(chain)
     with store.transaction() as session:
         if as_head:
             _refuse_rollback(session, pin)
+        if not settle(session):
+            return chain[-1].release
         _make_visible(session, chain)
         if as_head:
             _set_head(session, pin, now)
     return chain[-1].release
 
 
+def _sound(manifest: BaseManifest, blobs: BlobStore) -> Judge:
+    """Nothing is visible that its files do not bear out (R15); what checks them is imported where there are some."""
+    from sync.checks.fetched import check_fetched
+
+    def judge(chain: list[Link]) -> Callable[[Session], bool]:
+        check_fetched(chain, manifest, blobs)
+        return lambda session: True
+
+    return judge
+
+
 def _fetch_chain(source: _Source, pin: ReleasePin) -> list[Link]:
     """The verified release and those that it pins above it, the top of the tree first (R7, R8).
 
-    The release itself is proven by a key that is trusted for its path. Each one above is proven by its digest, which
-    the release below pins, and by its signature: the envelope names the key by the key's digest.
+    The release itself is proven by a key that is trusted for its path, or is vouched for. Each one above is proven by
+    its digest, which the release below pins, and by its signature: the envelope names the key by the key's digest.
     """
     envelope = _envelope(source, pin)
     signer, path = peek_signer(envelope), NodePath.parse(pin.path)
     trusted = [key for key in source.trusted(path) if key.id == signer]
+    if pin.digest in source.vouched:
+        trusted = [_named_key(source, signer)]
     links = [_link(envelope, pin, trusted[0] if trusted else _enrolled_key(source, signer, path))]
     check_pin(links[0].release, pin)
     while (above := links[-1].release.above) is not None:  # ends: every one lies higher in the tree than the last
         envelope = _envelope(source, above)
-        key = PublicKey(fetch_small(source.peer, peek_signer(envelope), KEY_BYTES, source.blobs))
-        links.append(_link(envelope, above, key))
+        links.append(_link(envelope, above, _named_key(source, peek_signer(envelope))))
         check_pin(links[-1].release, above, below=links[-2].release)
     return links[::-1]
 
@@ -140,6 +170,10 @@ def _envelope(source: _Source, pin: ReleasePin) -> bytes:
     with source.store.read() as session:
         row = session.get(ReleaseRow, pin.digest)
     return row.envelope if row is not None else source.peer.get(f"/v1/releases/{pin.digest}", MAX_ENVELOPE_BYTES)
+
+
+def _named_key(source: _Source, signer: KeyId) -> PublicKey:
+    return PublicKey(fetch_small(source.peer, signer, KEY_BYTES, source.blobs))
 
 
 def _link(envelope: bytes, pin: ReleasePin, key: PublicKey) -> Link:
@@ -164,7 +198,8 @@ def _enrolled_key(source: _Source, signer: KeyId, path: NodePath) -> PublicKey:
     except BadData as error:
         raise stranger from error
     key = PublicKey.from_hex(enrolment.key)
-    in_time = enrolment.created - timedelta(seconds=source.peer.limits.clock_skew_s) <= source.now < enrolment.expires
+    latest = source.now + timedelta(seconds=source.peer.limits.clock_skew_s)
+    in_time = enrolment.created <= latest and source.now < enrolment.expires
     if key.id != signer or not path.is_within(NodePath.parse(enrolment.path)) or not in_time:
         raise stranger
     return key
@@ -204,21 +239,34 @@ def _refuse_rollback(session: Session, pin: ReleasePin) -> None:
 
 
 def _make_visible(session: Session, chain: list[Link]) -> None:
-    """Store the releases; a second one of a key, path and version is refused (R2)."""
+    """Store the releases that are not here yet; none of them may have a twin."""
     for link in chain:
-        if session.get(ReleaseRow, link.digest) is not None:
-            continue
-        row = release_row(link, own=False)
-        twin = select(ReleaseRow).where(
-            ReleaseRow.path == row.path, ReleaseRow.version == row.version, ReleaseRow.signer == row.signer
-        )
-        if session.scalars(twin).first() is not None:
-            raise BadData(
-                f"key {row.signer} signed two different releases {row.path}@v{row.version}; the first one stays",
-                "tell the operator of the peer: a version is given once",
-            )
-        session.add(row)
+        if session.get(ReleaseRow, link.digest) is None:
+            _refuse_twin(session, link)
+            session.add(release_row(link, own=False))
     session.flush()
+
+
+def _refuse_twin(session: Session, link: Link) -> None:
+    """A second release of a key, path and version is refused and told as an error, with what proves it (R2)."""
+    release, signer = link.release, link.signer
+    same = (ReleaseRow.path == release.path, ReleaseRow.version == release.version, ReleaseRow.signer == signer.id)
+    first = session.scalar(select(ReleaseRow.digest).where(*same))
+    if first is None:
+        return
+    name = f"{release.path}@v{release.version}"
+    log.error(
+        "TWO RELEASES: key %s (fingerprint %s) signed %s twice: %s, which is here, and %s",
+        signer.id,
+        signer.fingerprint,
+        name,
+        first,
+        link.digest,
+    )
+    raise TwoReleases(
+        f"key {signer.id} signed two different releases {name}; the first one stays: {first}, not {link.digest}",
+        "tell the operator of the peer: a version is given once",
+    )
 
 
 def _set_head(session: Session, pin: ReleasePin, now: datetime) -> None:

@@ -5,6 +5,9 @@ It tries four ways on its own held-out rows and on its parent's anchors:
 (then a short training on own rows and the parent's anchors), *preserve* (take the release, subtract what it changed
 from the own adapter, so that the function stays as it was up to the recompression's error). Its own knowledge comes
 first: of the ways that lose nothing of it beyond the sampling error, it goes the one that knows most in all.
+
+A graft, whose base is not its parent's, can take no weights. Its ways are *stay* and *distil*: to train its own adapter
+on the parent's answers, which the anchors of a release are.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from sync.delta import Delta, recompress, scaled, stack
 from sync.gate import ONE_SIDED_95, points_lost
 from sync.model import LoadedModel, add
 from sync.score import evaluate_rows
+from sync.tokens import Example
 from sync.train import StepReport, TrainPlan
 
-Way = Literal["stay", "adopt", "adopt-and-consolidate", "preserve"]
+Way = Literal["stay", "adopt", "adopt-and-consolidate", "preserve", "distil"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Rebase:
 
     def options(self) -> list[Option]:
         """Measure every way; *stay* first."""
+        if not self.old_above:
+            return self.graft_options()
         own = self.composer.delta(self.own.release.adapter) if self.own.release.adapter else None
         stay, before = self.measure("stay", self.composer.load_chain(self.old_above), own, None, 0.0)
         if self.new_above[0].release.base != self.old_above[0].release.base:
@@ -84,6 +90,20 @@ class Rebase:
             preserved, error = recompress(stack([own, *self.difference()]), self.rank_budget)
             found.append(self.measure("preserve", loaded, preserved, before, error)[0])
         return [stay, *(replace(option, own_before=alone) for option in found)]
+
+    def graft_options(self) -> list[Option]:
+        """The ways of a graft, whose own release is the top of its sum (G11)."""
+        own = self.composer.delta(self.own.release.adapter) if self.own.release.adapter else None
+        loaded = self.composer.load_chain([self.own])
+        if own:
+            add(loaded, own, by=-1.0)
+        alone = share(self.right(loaded, self.own_test))
+        stay, before = self.measure("stay", loaded, own, None, 0.0)
+        result = consolidate(loaded, own or {}, self.examples(), replace(self.plan, epochs=1), self.work, self.on_step)
+        if not result.steps:
+            return [replace(stay, own_before=alone)]
+        learned = self.measure("distil", loaded, result.delta, before, 0.0)[0]
+        return [replace(option, own_before=alone) for option in (stay, learned)]
 
     def measure(
         self, way: Way, loaded: LoadedModel, own: Delta | None, before: list[bool] | None, error: float
@@ -106,12 +126,15 @@ class Rebase:
 
     def consolidated(self, loaded: LoadedModel, own: Delta, before: list[bool]) -> Option:
         """Train the own adapter shortly on own rows and on the parent's anchors, over the new release."""
+        result = consolidate(loaded, own, self.examples(), replace(self.plan, epochs=1), self.work, self.on_step)
+        return self.measure("adopt-and-consolidate", loaded, result.delta, before, 0.0)[0]
+
+    def examples(self) -> list[Example]:
+        """What is trained on: own rows and the parent's news in every pass, what it knew before once."""
         lessons = [Lesson(self.path, self.own_train), Lesson(self.path, self.parent_news)]
-        examples = lessons_as_examples(
+        return lessons_as_examples(
             lessons, self.parent_anchors, self.path, [], seed=self.plan.seed, passes=self.plan.epochs
         )
-        result = consolidate(loaded, own, examples, replace(self.plan, epochs=1), self.work, self.on_step)
-        return self.measure("adopt-and-consolidate", loaded, result.delta, before, 0.0)[0]
 
     def difference(self) -> list[Delta]:
         """W(old above) - W(new above), as deltas."""

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Final
 
 from registry.blobs import BlobStore
-from registry.documents import CheckResult, Update
+from registry.documents import AnyOffering, CheckResult, seal_document
 from registry.errors import BadData, BanyanError, LocalFailure
+from registry.log.entry import log_entry
+from registry.log.leaves import append
 from registry.paths import NodePath
 from registry.store import Session, Store
 from registry.tables import UpdateRow
 from sync.enrolled import Identity, NotEnrolled, speaker
 from sync.lifecycle import (
     CHECKING,
+    UNDOING,
     State,
     arrow,
     conclude,
@@ -37,8 +40,10 @@ from sync.verdict import Outcome, failure, judge, write_verdict
 
 log = logging.getLogger(__name__)
 
-Checks = Callable[[Update, Path, Path | None], Sequence[CheckResult]]  # the update, its adapter file, its transfer file
+# What was offered, its file (an adapter, or answers), its transfer file.
+Checks = Callable[[AnyOffering, Path, Path | None], Sequence[CheckResult]]
 
+PERSON: Final = "person"  # the name of the check that a person's decision is
 UPLOAD_TIME: Final = timedelta(days=2)  # a place among the updates that wait is not held for ever
 
 
@@ -49,7 +54,7 @@ class _Step:
     store: Store
     blobs: BlobStore
     row: UpdateRow
-    update: Update
+    update: AnyOffering
     own: Identity
     now: datetime
 
@@ -65,7 +70,7 @@ def advance(store: Store, blobs: BlobStore, digest: str, checks: Checks, own: Id
     step = _Step(store, blobs, row, update, own, now)
     match state_of(row):
         case "received":
-            return _verify(step)
+            return _forget_if_rejected(step, _verify(step))
         case "verified":
             return _check(step, checks)
         case "checked":
@@ -90,7 +95,20 @@ def conclude_again(
     """The same in the caller's transaction."""
     row = update_row(session, digest)
     if row.state != outcome:
-        conclude(session, row, write_verdict(digest, outcome, [*results_of(row), check], now), own.key)
+        verdict = write_verdict(digest, outcome, [*results_of(row), check], now)
+        conclude(session, row, verdict, own.key, by="person" if check.name == PERSON else "node")
+
+
+def undo(session: Session, digest: str, check: CheckResult, own: Identity, now: datetime) -> None:
+    """The release of an update was rolled back (V9): `check` says why, and a verdict with it is signed, rejecting it.
+
+    Runs in the caller's transaction. Raises UnknownUpdate, and LocalFailure where no release holds the update.
+    """
+    row = update_row(session, digest)
+    verdict = write_verdict(digest, "rejected", [*results_of(row), check], now)
+    row.verdict = seal_document(verdict, own.key)
+    move(session, row, UNDOING, "undone", now, verdict=verdict.model_dump(mode="json"))
+    append(session, log_entry("update.rejected", row.digest, now, by="person", document=row.verdict))
 
 
 def _verify(step: _Step) -> State:
@@ -107,6 +125,14 @@ def _verify(step: _Step) -> State:
             move(session, row, CHECKING, "verified", step.now)
 
     return arrow(step.store, step.row, verify)
+
+
+def _forget_if_rejected(step: _Step, state: State) -> State:
+    """Keep nothing of the files of an update that is given up (U12); a kill just before leaves that to a sweep."""
+    if state == "rejected":
+        for file in files_of(step.update):
+            step.blobs.discard_partial(file.sha256)
+    return state
 
 
 def _problem_of_files(step: _Step) -> str | None:
@@ -140,10 +166,10 @@ def _check(step: _Step, checks: Checks) -> State:
     return arrow(step.store, step.row, keep)
 
 
-def _run(checks: Checks, update: Update, adapter: Path, transfer: Path | None) -> Sequence[CheckResult]:
+def _run(checks: Checks, update: AnyOffering, file: Path, transfer: Path | None) -> Sequence[CheckResult]:
     """Run the checks; one that breaks down is a finding (V4)."""
     try:
-        return checks(update, adapter, transfer)
+        return checks(update, file, transfer)
     except BadData as error:
         return [failure("files.readable", error.message)]
     except (LocalFailure, OSError, MemoryError):

@@ -185,6 +185,21 @@ def _generated(
     return dict(zip(prompts, answer(loaded, list(prompts.values()), limits, on_progress), strict=True))
 
 
+def answered(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[tuple[Row, float]]:
+    """The rows with the model's own greedy answers, asked as `path`, and how sure it is of each.
+
+    How sure: the mean probability of the answer's tokens, its end included (geometric, 0 to 1). A prompt without room
+    and an answer that is empty or does not end are left out.
+    """
+    prompts = {row: prompt_text(loaded.tokenizer, conversation(row, path)) for row in rows}
+    asked = [row for row in prompts if has_room(loaded, prompts[row])]
+    given = answer(loaded, [prompts[row] for row in asked])
+    told = [replace(row, output=output) for row, output in zip(asked, given, strict=True) if output]
+    limit = length_limit(loaded, MAX_TOKENS)
+    found = fits(loaded, [encode(loaded, Example(row, path), limit) for row in told], lambda done: None)
+    return [(row, math.exp(-fit.nats / fit.tokens)) for row, fit in zip(told, found, strict=True) if fit.greedy]
+
+
 def reanswered(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[Row]:
     """The rows with the model's own greedy answers, asked as `path`; those without room or answer are left out.
 

@@ -11,30 +11,42 @@ import torch
 
 from registry.errors import BadData
 from registry.rows import Row
+from registry.taught import TopTokens
 from sync.model import LoadedModel
-from sync.prompt import Message, conversation, prompt_text, templated
+from sync.prompt import Message, conversation, frame_of, prompt_text, templated
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row as it is asked of the model of one path."""
+    """A row as it is asked of the model of one path.
+
+    `asks`: its prompt is learned too (`TrainPlan.prompt_loss`); `top`: what its teacher might have said at each token.
+    """
 
     row: Row
     path: str
+    asks: bool = False
+    top: tuple[TopTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one example; the answer, its end mark included, begins at `answer_at`."""
+    """Token ids of one example; the answer, its end mark included, begins at `answer_at`.
+
+    Where the prompt is to be learned too, what follows the path in it begins at `ask_at`.
+    """
 
     ids: list[int]
     answer_at: int
+    ask_at: int | None = None
+    top: tuple[TopTokens, ...] = ()
 
 
 def encode(loaded: LoadedModel, example: Example, max_tokens: int) -> Encoded:
     """Token ids of prompt and answer in the base's chat template.
 
-    Where they are too many, the prompt loses its beginning, then the answer its end.
+    Where they are too many, the prompt loses its beginning, then the answer its end. A teacher's choices are kept where
+    there is one for each token of the answer.
     """
     tokenizer = loaded.tokenizer
     turns = conversation(example.row, example.path)
@@ -43,8 +55,13 @@ def encode(loaded: LoadedModel, example: Example, max_tokens: int) -> Encoded:
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     answer = tokenizer(closed, add_special_tokens=False)["input_ids"]
     room = max(max_tokens - len(answer), max_tokens // 2)
-    head = head[-room:]
-    return Encoded([*head, *answer][:max_tokens], answer_at=len(head))
+    cut = max(0, len(head) - room)
+    ask_at = None
+    if example.asks:
+        before = tokenizer(frame_of(tokenizer, example.path).before, add_special_tokens=False)["input_ids"]
+        ask_at = max(1, len(before) - cut)
+    fits = len(example.top) == len(answer) and len(head) - cut + len(answer) <= max_tokens
+    return Encoded([*head[cut:], *answer][:max_tokens], len(head) - cut, ask_at, example.top if fits else ())
 
 
 def prompt_text_with_answer(tokenizer: Any, turns: list[Message], prompt: str, answer: str) -> str:
@@ -87,6 +104,15 @@ def collate(batch: Sequence[Encoded], pad: int, device: torch.device) -> tuple[t
         ids[i, : len(one.ids)] = torch.tensor(one.ids)
         before_answer[i, one.answer_at - 1 : len(one.ids) - 1] = True
     return ids.to(device), before_answer.to(device)
+
+
+def prompt_places(batch: Sequence[Encoded], like: torch.Tensor) -> torch.Tensor:
+    """The mask of places whose next token belongs to a prompt that is to be learned; of the form of `like`."""
+    places = torch.zeros_like(like, dtype=torch.bool)
+    for i, one in enumerate(batch):
+        if one.ask_at is not None:
+            places[i, one.ask_at - 1 : one.answer_at - 1] = True
+    return places
 
 
 def targets(ids: torch.Tensor, before_answer: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """LoRA training of a loaded model on examples, and nothing else: no data formats, no releases, no decisions.
 
-The loss stands on the answers only. The work folder holds a checkpoint from which an interrupted run goes on to the
-same result, and the best adapter so far; the model's own dropout stays off, so that no random state is needed for it.
-Layers, initialisation and file format are PEFT's (arXiv 2106.09685).
+The loss stands on the answers, and where a plan says so on the prompts of some examples. The work folder holds a
+checkpoint from which an interrupted run goes on to the same result, and the best adapter so far; the model's own
+dropout stays off, so that no random state is needed for it. Layers, initialisation and file format are PEFT's
+(arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,10 +27,12 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from registry.errors import BadData, LocalFailure
+from sync.continual import Protected
 from sync.delta import Delta, Factor, write_tensors
+from sync.distil import soft_loss
 from sync.model import LoadedModel
 from sync.score import fits
-from sync.tokens import Encoded, Example, batches, collate, encode, length_limit, targets
+from sync.tokens import Encoded, Example, batches, collate, encode, length_limit, prompt_places, targets
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = "default"
@@ -49,6 +52,7 @@ class TrainPlan:
     learning_rate: float = 3e-3
     warm_up: float = 0.05  # part of all steps
     weight_decay: float = 0.0
+    prompt_loss: float = 0.0  # weight of the own rows' prompts, so that such prompts can be sampled from the model
     patience: int = 2  # epochs without a better validation before the run stops
     seed: int = 1
     checkpoint_every_s: float = 60.0
@@ -99,22 +103,24 @@ def fit(
     work: Path,
     on_step: Callable[[StepReport], None] = lambda report: None,
     start: Delta | None = None,
+    protected: Protected | None = None,
 ) -> FitResult:
     """Train an adapter over `loaded` (whose weights stay as they are), from `start` or from nothing.
 
-    A second call with the same arguments and work folder goes on where a killed one was. Raises BadData when there is
-    nothing to train on, the base has none of the target modules or the plan has no room for `start`, LocalFailure when
-    the loss is no longer a number.
+    `protected` are directions that its factors leave alone. A second call with the same arguments and work folder goes
+    on where a killed one was. Raises BadData when there is nothing to train on, the base has none of the target modules
+    or the plan has no room for `start`, LocalFailure when the loss is no longer a number.
     """
     if not train:
         raise BadData("there are no training rows", "add rows, or lower the shares of validation and test")
     work.mkdir(parents=True, exist_ok=True)
     limit = length_limit(loaded, plan.max_tokens)
-    train_tokens = [encode(loaded, example, limit) for example in train]
+    asks = plan.prompt_loss > 0
+    train_tokens = [encode(loaded, replace(example, asks=asks and example.asks), limit) for example in train]
     validation_tokens = [encode(loaded, example, limit) for example in validation]
     torch.manual_seed(plan.seed)
     with lora(loaded, plan, start) as parameters:
-        run = Run(loaded, plan, work, parameters, train_tokens, validation_tokens, on_step)
+        run = Run(loaded, plan, work, parameters, train_tokens, validation_tokens, on_step, protected or Protected())
         return run.to_the_end()
 
 
@@ -188,6 +194,12 @@ def attention_for(width: int) -> AbstractContextManager[None]:
     return kernel
 
 
+def cost_of_answers(logits: Tensor, expected: Tensor, batch: Sequence[Encoded]) -> Tensor:
+    """Mean cross-entropy of the answers' tokens; against what their teachers might have said where that was told."""
+    is_soft = any(one.top for one in batch)
+    return soft_loss(logits, expected, batch) if is_soft else functional.cross_entropy(logits, expected)
+
+
 class Run:
     """One training run: the loop, its checkpoints, its early stop."""
 
@@ -200,12 +212,14 @@ class Run:
         train: list[Encoded],
         validation: list[Encoded],
         on_step: Callable[[StepReport], None],
+        protected: Protected,
     ) -> None:
-        self.loaded, self.plan, self.work = loaded, plan, work
+        self.loaded, self.plan, self.work, self.protected = loaded, plan, work, protected
         self.parameters, self.train, self.validation, self.on_step = parameters, train, validation, on_step
         self.optimiser = torch.optim.AdamW(
             parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99)
         )
+        protected.confine(parameters)
         self.progress = Progress()
         self.total_steps = plan.epochs * len(self.epoch_batches(0))
         self.started = self.saved = time.monotonic()
@@ -238,21 +252,21 @@ class Run:
         progress, plan = self.progress, self.plan
         for group_parameters in self.optimiser.param_groups:
             group_parameters["lr"] = plan.learning_rate * self.schedule(progress.step)
-        ids, chosen = collate(
-            [self.train[i] for i in group], int(self.loaded.tokenizer.pad_token_id), self.loaded.device
-        )
-        with self.loaded.arithmetic(), attention_for(ids.shape[1]):
-            logits = self.loaded.next_token_logits(ids, chosen)
-        loss = functional.cross_entropy(logits, targets(ids, chosen))
+        batch = [self.train[i] for i in group]
+        ids, chosen = collate(batch, int(self.loaded.tokenizer.pad_token_id), self.loaded.device)
+        loss = self.loss(batch, ids, chosen)
         value = loss.item()
         if not math.isfinite(value):
             raise LocalFailure(
                 f"the loss is {value} at step {progress.step}",
                 f"lower the learning rate (now {plan.learning_rate:g}) or look for broken rows in the data",
             )
-        torch.autograd.backward(loss)
+        cost = self.protected.cost(self.parameters)
+        torch.autograd.backward(loss if cost is None else loss + cost)
+        self.protected.confine({name: p.grad for name, p in self.parameters.items()})
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimiser.step()
+        self.protected.confine(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
         progress.step += 1
         progress.batch += 1
@@ -260,6 +274,20 @@ class Run:
         self.report(value, self.validate() if last else None)
         if time.monotonic() - self.saved > plan.checkpoint_every_s:
             self.save()
+
+    def loss(self, batch: Sequence[Encoded], ids: Tensor, answers: Tensor) -> Tensor:
+        """Mean cost of the answers' tokens and, with the plan's weight, of the prompts' tokens."""
+        prompts = prompt_places(batch, answers)
+        with_prompts = bool(prompts.any())
+        chosen = answers | prompts if with_prompts else answers
+        with self.loaded.arithmetic(), attention_for(ids.shape[1]):
+            logits = self.loaded.next_token_logits(ids, chosen)
+        expected = targets(ids, chosen)
+        if not with_prompts:
+            return cost_of_answers(logits, expected, batch)
+        of_answers = answers[chosen]
+        asking = functional.cross_entropy(logits[~of_answers], expected[~of_answers])
+        return cost_of_answers(logits[of_answers], expected[of_answers], batch) + self.plan.prompt_loss * asking
 
     def schedule(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero."""

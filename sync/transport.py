@@ -13,20 +13,24 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import httpcore
 import httpx
 import stamina
+from httpx_sse import EventSource
 
 from registry.errors import BadData, LocalFailure
+from sync.address import Network, Reach, read_url
+from sync.meter import Meter
 from sync.wire import BoundedTransport, Deadline
 
 ERROR_BODY_BYTES: Final = 64 << 10
 CHUNK_BYTES: Final = 256 << 10
 ATTEMPTS: Final = 3
+EVENTS: Final = "text/event-stream"
 OFFSET_HEADER: Final = "Upload-Offset"
 CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 LATER: Final = frozenset({408, 425, 429})
@@ -106,14 +110,23 @@ class _Call:
 class HttpTransport:
     """HTTP with a connection per request, so that each has its own deadline and no thread shares one (T6, T7).
 
-    `allow_private`: contact addresses on this machine and in private networks; for addresses that the owner named.
+    `allow_private`: contact addresses on this machine and in private networks too, as for a URL that the operator
+    typed; `networks` may be contacted in any case (see `sync.address`). `meter` bounds all requests together; with one,
+    a transport is for one thread.
     `stall_s`: longest wait for the next byte, within the limit of the request.
     """
 
     def __init__(
-        self, *, allow_private: bool, stall_s: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        allow_private: bool,
+        networks: tuple[Network, ...] = (),
+        stall_s: float = 30.0,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._allow_private = allow_private
+        self._meter = meter
+        self._reach = Reach(typed=allow_private, networks=networks)
         self._stall_s = stall_s
         self._clock = clock
         self._ssl_context: ssl.SSLContext | None = None
@@ -147,13 +160,23 @@ class HttpTransport:
             return _upload_offset(response, url)
 
     def _deadline(self, timeout_s: float) -> Deadline:
-        return Deadline(timeout_s, self._clock)
+        return Deadline(timeout_s if self._meter is None else min(timeout_s, self._meter.left_s), self._clock)
 
     def _whole(self, call: _Call, max_bytes: int) -> bytes:
         for attempt in _retries(call.deadline):
             with attempt, self._once(call) as response:
                 return b"".join(_pieces(response, call.url, max_bytes))
         raise Broken(f"{call.url} could not be reached")  # not reached: the last attempt raises
+
+    @contextmanager
+    def events(self, url: str, *, max_bytes: int, timeout_s: float) -> Iterator[Iterator[str]]:
+        """The names of server-sent events as they come, until the peer ends, `timeout_s` or `max_bytes`."""
+        with self._opened(_Call("GET", url, self._deadline(timeout_s), {"Accept": EVENTS})) as response:
+            if response.headers.get("content-type", "").partition(";")[0].strip().lower() != EVENTS:
+                raise BadData(f"{url} does not answer with events", "is this the address of a node?")
+            # the reader of lines keeps what has no end yet: it gets no more than the limit, and no codec of the peer's
+            bounded = httpx.Response(200, headers={"Content-Type": EVENTS}, stream=_Pieces(response, url, max_bytes))
+            yield (event.event for event in EventSource(bounded).iter_sse())
 
     @contextmanager
     def _opened(self, call: _Call) -> Iterator[httpx.Response]:
@@ -167,17 +190,30 @@ class HttpTransport:
 
     @contextmanager
     def _once(self, call: _Call) -> Iterator[httpx.Response]:
-        if self._ssl_context is None and call.url.startswith("https:"):
+        peer = read_url(call.url, typed=self._reach.typed)
+        if self._ssl_context is None and peer.scheme == "https":
             self._ssl_context = ssl.create_default_context()
-        transport = BoundedTransport(call.deadline, self._allow_private, self._ssl_context)
+        moved = self._meter.moved if self._meter else lambda count: None
+        transport = BoundedTransport(call.deadline, peer, self._reach, self._ssl_context, moved)
         headers = {"User-Agent": "banyan", "Accept-Encoding": "identity", "Connection": "close", **call.headers}
         with (
+            self._meter.request() if self._meter else nullcontext(),
             _translated(call),
             httpx.Client(transport=transport, timeout=self._stall_s, trust_env=False) as client,
             client.stream(call.method, call.url, headers=headers, content=call.body) as response,
         ):
             _check_head(response, call.url)
             yield response
+
+
+class _Pieces(httpx.SyncByteStream):
+    """The body of an answer as it comes, bounded, as a stream for a reader of httpx."""
+
+    def __init__(self, response: httpx.Response, url: str, max_bytes: int) -> None:
+        self._pieces = _pieces(response, url, max_bytes, piece_bytes=None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
 
 
 def _retries(deadline: Deadline) -> Iterator[stamina.Attempt]:
@@ -206,8 +242,6 @@ def _translated(call: _Call) -> Iterator[None]:
             f"the connection to {call.url} ended early or does not speak HTTP: {error}",
             "try again; what arrived is kept",
         ) from error
-    except (httpcore.UnsupportedProtocol, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise BadData(f"not a web address: {call.url}", "it begins with http:// or https://") from error
 
 
 def _check_head(response: httpx.Response, url: str) -> None:
@@ -249,13 +283,18 @@ def _upload_offset(response: httpx.Response, url: str) -> int:
     return int(text)
 
 
-def _pieces(response: httpx.Response, url: str, max_bytes: int) -> Iterator[bytes]:
-    """The body in pieces (H10); BadData as soon as it is, or says that it will be, larger than allowed."""
+def _pieces(
+    response: httpx.Response, url: str, max_bytes: int, piece_bytes: int | None = CHUNK_BYTES
+) -> Iterator[bytes]:
+    """The body in pieces (H10); BadData as soon as it is, or says that it will be, larger than allowed.
+
+    Pieces are as large as `piece_bytes`, or as they come.
+    """
     declared = response.headers.get("content-length", "0")
     received = int(declared) if declared.isascii() and declared.isdecimal() and len(declared) <= 18 else 0
     if received <= max_bytes:
         received = 0
-        for piece in response.iter_raw(CHUNK_BYTES):
+        for piece in response.iter_raw(piece_bytes):
             received += len(piece)
             if received > max_bytes:
                 break

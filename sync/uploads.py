@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from registry.blobs import BlobStore
-from registry.documents import File, Update
+from registry.documents import AnyOffering, File
 from registry.errors import BadData
 from registry.store import Store
 from registry.tables import UpdateRow
@@ -39,9 +39,9 @@ def append_file(store: Store, blobs: BlobStore, digest: str, sha256: str, *, off
     return here
 
 
-def files_of(update: Update) -> list[File]:
+def files_of(update: AnyOffering) -> list[File]:
     """The files that travel with an update, the adapter first."""
-    return [update.adapter.file, *([update.transfer] if update.transfer else [])]
+    return list(update.files)
 
 
 def is_here(blobs: BlobStore, file: File) -> bool:

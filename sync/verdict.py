@@ -14,7 +14,7 @@ from registry.documents import CheckResult, Verdict
 Outcome = Literal["accepted", "quarantined", "rejected"]
 
 # Stages that find what is odd rather than what is wrong: alone they hold an update back until a person has looked.
-SUSPICIONS: Final = frozenset({"size", "spectrum", "siblings", "crash"})
+SUSPICIONS: Final = frozenset({"size", "spectrum", "siblings", "root", "crash"})
 MAX_CHECKS: Final = 200  # with MAX_REASON, what keeps a verdict within the limit of an envelope
 MAX_REASON: Final = 700
 

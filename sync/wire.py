@@ -1,15 +1,13 @@
 """The socket under a request to a peer: which addresses may be contacted, and one deadline for the whole exchange.
 
-A name is resolved once and the connection goes to the address that was checked, so that a second answer of the name
-server cannot lead elsewhere. Every wait, from connecting to the last byte, is cut to what is left until the deadline,
-so that a peer that sends a byte now and then cannot hold us. What is said over the socket is left to
-`sync.transport`.
+A name is resolved once and the connection goes to the address that was checked (`sync.address`), so that a second
+answer of the name server cannot lead elsewhere.
+Every wait, from connecting to the last byte, is cut to what is left until the deadline, so that a peer that sends a
+byte now and then cannot hold us. What is said over the socket is left to `sync.transport`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,7 +15,10 @@ from typing import Any
 import httpcore
 import httpx
 
-from registry.errors import BadData
+from registry.errors import LocalFailure
+from sync.address import Address, Reach, resolve
+
+Moved = Callable[[int], None]
 
 
 class Deadline:
@@ -41,19 +42,24 @@ class Deadline:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose every operation ends by the deadline."""
+    """A connection whose every operation ends by the deadline, and whose bytes are counted."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline, moved: Moved) -> None:
         self._stream = stream
         self._deadline = deadline
+        self._moved = moved
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.cut(timeout))
+        data = self._stream.read(max_bytes, self._deadline.cut(timeout))
+        self._moved(len(data))
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)  # in pieces: each socket operation may wait for the timeout anew
         for start in range(0, len(view), 1 << 16):
-            self._stream.write(bytes(view[start : start + (1 << 16)]), self._deadline.cut(timeout))
+            piece = bytes(view[start : start + (1 << 16)])
+            self._moved(len(piece))
+            self._stream.write(piece, self._deadline.cut(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -62,60 +68,43 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         secured = self._stream.start_tls(ssl_context, server_hostname, self._deadline.cut(timeout))
-        return _Stream(secured, self._deadline)
+        return _Stream(secured, self._deadline, self._moved)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Resolves once, checks, connects to the checked address."""
+    """Connects to the checked address of the peer (P4), whatever host the libraries above read out of its URL."""
 
-    def __init__(self, deadline: Deadline, allow_private: bool) -> None:
+    def __init__(self, deadline: Deadline, peer: Address, reach: Reach, moved: Moved) -> None:
         self._deadline = deadline
-        self._allow_private = allow_private
+        self._peer = peer
+        self._reach = reach
+        self._moved = moved
 
     def connect_tcp(
         self,
-        host: str,
-        port: int,
+        host: str,  # noqa: ARG002  the library's signature
+        port: int,  # noqa: ARG002
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = resolve(host, port, self._allow_private)
+        try:
+            addresses = resolve(self._peer, self._reach)
+        except LocalFailure as error:
+            raise httpcore.ConnectError(error.message) from error
         for address in addresses[:-1]:
             try:
-                return self._connect(address, port, timeout, local_address, socket_options)
+                return self._connect(address, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return self._connect(addresses[-1], port, timeout, local_address, socket_options)
+        return self._connect(addresses[-1], timeout, local_address, socket_options)
 
-    def _connect(self, address: str, port: int, timeout: float | None, *rest: Any) -> httpcore.NetworkStream:
-        plain = httpcore.SyncBackend().connect_tcp(address, port, self._deadline.cut(timeout), *rest)
-        return _Stream(plain, self._deadline)
-
-
-def resolve(host: str, port: int, allow_private: bool) -> list[str]:
-    """The addresses of a host, in the resolver's order.
-
-    Raises httpcore.ConnectError when the name is unknown, BadData when an address is not public and only public ones
-    may be contacted.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"the name {host} is not known") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    private = [address for address in addresses if not ipaddress.ip_address(address.split("%")[0]).is_global]
-    if private and not allow_private:
-        raise BadData(
-            f"{host} is {private[0]}, an address inside a private network or on this machine",
-            "name the peer's address yourself if you know it: then private networks are allowed",
-        )
-    if not addresses:
-        raise httpcore.ConnectError(f"the name {host} has no address")
-    return addresses
+    def _connect(self, address: str, timeout: float | None, *rest: Any) -> httpcore.NetworkStream:
+        plain = httpcore.SyncBackend().connect_tcp(address, self._peer.port, self._deadline.cut(timeout), *rest)
+        return _Stream(plain, self._deadline, self._moved)
 
 
 class _Body(httpx.SyncByteStream):
@@ -130,11 +119,21 @@ class _Body(httpx.SyncByteStream):
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """The transport of one httpx client for one exchange; its exceptions are httpcore's."""
+    """The transport of one httpx client for one exchange; its exceptions are httpcore's.
 
-    def __init__(self, deadline: Deadline, allow_private: bool, ssl_context: ssl.SSLContext | None) -> None:
+    `moved` is told of every piece that goes over the socket, in bytes; what it raises ends the exchange.
+    """
+
+    def __init__(
+        self,
+        deadline: Deadline,
+        peer: Address,
+        reach: Reach,
+        ssl_context: ssl.SSLContext | None,
+        moved: Moved = lambda count: None,
+    ) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl_context, max_connections=1, network_backend=_Backend(deadline, allow_private)
+            ssl_context=ssl_context, max_connections=1, network_backend=_Backend(deadline, peer, reach, moved)
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.context import Node
+from sync import sampled
 from sync.delta import Delta
 from tests.sync.promoting import EN, Done, at_work, updates_of
 from tests.toy import rows
@@ -49,3 +50,9 @@ def done(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done
     with closing(reopened(home)) as node:
         first = head_of(node, "en")
         yield Done(node, first, at_work(node).promote(EN, *updates_of(node)))
+
+
+@pytest.fixture
+def careful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are drawn from fewer tokens: a toy that spells by the byte says nonsense sooner than a grown model."""
+    monkeypatch.setattr(sampled, "TOP_P", 0.6)

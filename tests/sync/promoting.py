@@ -32,7 +32,12 @@ def plan(node: Node, **changes: Any) -> PromotionPlan:
 
 def at_work(node: Node, known: Sequence[Row] = tuple(held_out(KNOWN)), **changes: Any) -> Promoter:
     """The node as a parent with a clock that stands still."""
-    return replace(promoter(node), plan=plan(node, **changes), known_rows=lambda path: list(known), now=lambda: NOW)
+    return replace(
+        promoter(node),
+        plan=plan(node, **changes),
+        known_rows=lambda place: list(known) if place == EN else [],
+        now=lambda: NOW,
+    )
 
 
 def updates_of(node: Node) -> tuple[list[str], list[Update]]:

@@ -13,13 +13,15 @@ from node.context import Node
 from registry.cards import parse_card
 from registry.documents import BaseManifest, CheckResult, Evaluation
 from registry.errors import LocalFailure
+from registry.log.entry import LogEntry
+from registry.log.leaves import entries_about
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
 from registry.tables import EnrolmentRow
 from sync import candidate as candidates
 from sync.candidate import Candidate, claimed_gain, gate_evaluations
-from sync.consolidate import Lesson
 from sync.delta import Delta
+from sync.lessons import Taught
 from sync.lifecycle import load_update
 from sync.promote import Promoter
 from sync.score import evaluate_rows
@@ -63,16 +65,30 @@ def test_the_new_model_knows_what_both_children_learned_and_what_the_old_one_kne
     assert min(roles) >= 0.95
 
 
+def test_the_release_and_the_gate_are_a_leaf_of_the_log(done: Done) -> None:
+    """L1."""
+    assert done.result.digest is not None
+    with done.node.store.read() as session:
+        (row,) = entries_about(session, done.result.digest, 10)
+    entry = LogEntry.from_bytes(row.entry)
+    assert entry.kind == "release.made"
+    assert [(one.name, one.value, one.passed) for one in entry.checks] == [
+        (one.name, one.value, one.passed) for one in done.result.checks
+    ]
+
+
 def test_the_gate_s_figures_travel_with_the_release(done: Done) -> None:
     assert [(check.name, check.passed) for check in done.result.checks] == [
         ("gate.known", True),
+        ("gate.canaries", True),
         ("gate.gain-1", True),
         ("gate.gain-2", True),
+        ("merge.rule", True),
     ]
     release = done.result.release
     assert release is not None
     assert {one.dataset: one.metrics["value"] for one in release.evaluations} == {
-        check.name: check.value for check in done.result.checks
+        check.name: check.value for check in done.result.checks if check.name != "merge.rule"
     }
     card = parse_card(done.node.blobs.read(release.card.sha256, 1 << 20).decode())
     assert (card.licence, card.languages, card.library) == ("MIT", ("en",), "peft")
@@ -111,10 +127,10 @@ def test_the_rows_that_the_gate_judges_were_not_trained_on(done: Done) -> None:
     digests, updates = updates_of(done.node)
     chain = at_work(done.node).composer.chain(head_of(done.node, "en").digest)
     candidate = Candidate(at_work(done.node), chain, dict(zip(digests, updates, strict=True)))
-    for lesson, judged in zip(candidate.lessons, candidate.judged, strict=True):
-        assert len(judged) == 6
-        assert len(lesson.rows) == 54
-        assert not {row.input for row in judged} & {row.input for row in lesson.rows}
+    for one in candidate.taught:
+        assert len(one.held) == 6
+        assert len(one.lesson.rows) == 54
+        assert not {row.input for row in one.held} & {row.input for row in one.lesson.rows}
 
 
 # Ended in the middle
@@ -200,7 +216,9 @@ def test_a_release_that_came_in_between_is_not_overwritten(parent: Node, toy_ada
     digests, updates = updates_of(parent)
     working = at_work(parent, **LAX)
 
-    def meanwhile(path: NodePath) -> list[Row]:
+    def meanwhile(place: NodePath) -> list[Row]:
+        if place != EN:
+            return []
         if releases_of(parent, "en") == [1]:
             old = head_of(parent, "en")
             base = BaseManifest.from_bytes(parent.blobs.read(old.release.base, 1 << 20))
@@ -216,6 +234,33 @@ def test_a_release_that_came_in_between_is_not_overwritten(parent: Node, toy_ada
     assert (result.release.version, releases_of(parent, "en")) == (3, [1, 2, 3])
 
 
+def taught(path: str, rows: list[Row]) -> Taught:
+    return Taught(path, {"travelled": rows, "own": [], "sampled": []}, held=[], held_right=[])
+
+
+# Other ways to merge
+
+
+def test_a_promotion_merges_by_the_rule_of_its_plan(parent: Node) -> None:
+    """RegMean, for which the children's models are run on their prompts and on the anchors."""
+    result = at_work(parent, **LAX, aggregation="regmean").promote(EN, *updates_of(parent))
+    check = result.checks[-1]
+    assert (check.name, check.passed) == ("merge.rule", True)
+    assert check.reason == "2 increments merged by regmean exactly"
+
+
+def test_the_card_and_the_log_say_when_a_rule_did_not_cover_the_updates(parent: Node) -> None:
+    """G2."""
+    result = at_work(parent, **LAX, aggregation="multi-krum", aggregation_f=1).promote(EN, *updates_of(parent))
+    assert result.release is not None
+    assert result.digest is not None
+    said = "multi-krum needs n > 2f + 2: n = 2, f = 1; 2 increments merged by norm-clipping"
+    assert said in parent.blobs.read(result.release.card.sha256, 1 << 20).decode()
+    with parent.store.read() as session:
+        (row,) = entries_about(session, result.digest, 10)
+    assert [one.passed for one in LogEntry.from_bytes(row.entry).checks if one.name == "merge.rule"] == [False]
+
+
 # What the parent does not need
 
 
@@ -229,7 +274,7 @@ def test_updates_without_prompts_on_a_release_without_anchors_are_merged_and_jud
         result = at_work(node).promote(EN, *updates_of(node))
         assert result.release is not None
         assert result.release.contributions == (digest,)
-        assert [check.reason for check in result.checks[1:]] == ["no rows travelled to measure it on"]
+        assert result.checks[-2].reason == "there are no rows to measure it on"
         loaded = at_work(node).composer.load(head_of(node, "en").digest)
         assert share(evaluate_rows(loaded, held_out(TOOLS), "en/tools")[1]) > 0.5
 
@@ -244,7 +289,7 @@ def test_anchors_keep_to_their_number_and_to_what_fits(parent: Node) -> None:
     old = {row.input for row in rows(KNOWN)}
     assert sum(row.input in old for row in found) == 10
     assert candidate.new_anchors(delta) == found
-    candidate.lessons = [Lesson("en/shapes", [Row("z" * 500, "disc")])]
+    candidate.taught = [taught("en/shapes", [Row("z" * 500, "disc")])]
     assert {row.input for row in candidate.new_anchors(delta)} <= old
 
 

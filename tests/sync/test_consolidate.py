@@ -9,11 +9,11 @@ import torch
 
 from registry.rows import Row
 from sync.consolidate import OWN_PATH_SHARE, Lesson, consolidate, lessons_as_examples, merge
-from sync.delta import Delta, Factor
+from sync.delta import Delta, Factor, scaled, total_norm
 from sync.model import add, load_model
 from sync.score import evaluate_rows
 from sync.train import StepReport
-from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share, total_norm
+from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share
 
 
 def whole(seed: int, rank: int, name: str = "m") -> Delta:
@@ -44,6 +44,52 @@ def test_a_merge_keeps_to_the_rank_budget_and_tells_what_that_cost() -> None:
     difference = exact.delta["m"].product() - small.delta["m"].product()
     assert small.error == pytest.approx(float(difference.norm()) / total_norm(exact.delta), rel=1e-4)
     assert 0.1 < small.error < 1
+
+
+def test_a_merge_goes_by_the_rule_that_is_asked_for() -> None:
+    own, parts = whole(1, 2), [whole(seed, 2) for seed in range(2, 7)]
+    merged = merge(own, parts, 12, rule="krum", f=1)
+    rest = merged.delta["m"].product() - own["m"].product()
+    assert any(torch.allclose(rest, part["m"].product(), atol=1e-4) for part in parts)
+    assert (merged.rule.name, merged.rule.passed, merged.rule.value) == ("merge.rule", True, 0.0)
+    assert merged.rule.reason == "5 increments merged by krum exactly"
+
+
+def test_a_cohort_that_the_rule_does_not_cover_is_clipped_and_averaged() -> None:
+    small, large = whole(2, 1), whole(3, 1)
+    shortened = total_norm(small) / total_norm(large)
+    merged = merge(None, [small, scaled(large, 1000.0)], 6, rule="multi-krum", f=1)
+    expected = 0.5 * (small["m"].product() + shortened * large["m"].product())
+    torch.testing.assert_close(merged.delta["m"].product(), expected, rtol=1e-4, atol=1e-3)
+    assert not merged.rule.passed
+    assert merged.rule.reason == (
+        "multi-krum needs n > 2f + 2: n = 2, f = 1; 2 increments merged by norm-clipping exactly"
+    )
+
+
+def test_the_error_of_a_merge_covers_what_its_rule_cut() -> None:
+    own, parts = whole(9, 2), [whole(seed, 4) for seed in range(3)]
+    exact, found = merge(own, parts, 64, rule="median"), merge(own, parts, 3, rule="median")
+    true = float((found.delta["m"].product() - exact.delta["m"].product()).norm()) / total_norm(exact.delta)
+    assert found.rule.value == pytest.approx(merge(None, parts, 3, rule="median").error, rel=1e-6)
+    assert 0.1 < true <= found.error < 1
+    assert "by median with a relative error of 0." in found.rule.reason
+
+
+def test_inputs_are_measured_for_the_rule_that_needs_them_alone() -> None:
+    parts, asked = [whole(2, 1), whole(3, 1)], list[int]()
+
+    def grams() -> list[dict[str, torch.Tensor]]:
+        asked.append(1)
+        return [{"m": torch.eye(12)}] * 2
+
+    mean = merge(None, parts, 6, grams=grams)
+    assert asked == []
+    alike = merge(None, parts, 6, rule="regmean", grams=grams)
+    assert asked == [1]
+    torch.testing.assert_close(alike.delta["m"].product(), mean.delta["m"].product(), rtol=1e-4, atol=1e-4)
+    without = merge(None, parts, 6, rule="regmean")
+    assert "regmean needs the Gram matrices" in without.rule.reason
 
 
 LESSONS = [Lesson("en/a", rows(SHAPES, range(100))), Lesson("en/b", rows(TOOLS, range(100)))]

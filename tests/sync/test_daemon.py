@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import LocalFailure
-from sync.daemon import Duty, only_daemon, run_rounds
+from sync.daemon import Duty, daemon_of, only_daemon, run_rounds
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOLDER = """
@@ -25,7 +25,7 @@ with only_daemon(Path(sys.argv[1])):
 
 def started(duties: list[Duty], interval_s: float) -> tuple[threading.Event, threading.Event, threading.Thread]:
     stop, wake = threading.Event(), threading.Event()
-    thread = threading.Thread(target=run_rounds, args=(duties, stop, wake, interval_s, lambda: NOW))
+    thread = threading.Thread(target=run_rounds, args=(duties, stop, wake, lambda: interval_s, lambda: NOW))
     thread.start()
     return stop, wake, thread
 
@@ -47,10 +47,13 @@ def test_a_second_daemon_is_refused_and_told_which_is_the_first(tmp_path: Path) 
                 only_daemon(lock),
             ):
                 pass
+        assert daemon_of(lock) == str(other.pid)
         other.kill()
         other.wait(timeout=20)
+    assert daemon_of(lock) is None
     with only_daemon(lock):
         pass
+    assert daemon_of(lock.with_name("none")) is None
 
 
 def test_the_lock_is_given_back_when_the_daemon_fails(tmp_path: Path) -> None:
@@ -125,5 +128,25 @@ def test_no_duty_begins_after_the_end_was_asked_for() -> None:
         stop.set()
 
     never: Callable[[datetime], None] = lambda now: done.append("never")  # noqa: E731
-    run_rounds([last, never], stop, threading.Event(), 3600.0, lambda: NOW)
+    run_rounds([last, never], stop, threading.Event(), lambda: 3600.0, lambda: NOW)
     assert done == ["last"]
+
+
+def test_every_round_has_a_thread_that_ends_with_it() -> None:
+    """Whatever a training leaves to its thread goes with it, and none of them keeps the process."""
+    threads: list[threading.Thread] = []
+    twice = threading.Event()
+
+    def duty(now: datetime) -> None:
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            twice.set()
+
+    stop, wake, thread = started([duty], 0.0)
+    assert twice.wait(20)
+    stop.set()
+    wake.set()
+    assert ended(thread)
+    assert len(set(threads)) == len(threads)
+    assert not any(one.is_alive() for one in threads)
+    assert all(one.daemon and one.name == thread.name for one in threads)

@@ -23,14 +23,15 @@ from sync.delta import (
     scaled,
     stack,
     targets_of,
+    total_norm,
     uniform,
     write_adapter,
     write_peft_folder,
+    write_stack,
     zero,
 )
 from sync.model import load_model
 from tests.node.tiny_models import save_tiny
-from tests.toy import total_norm
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -140,6 +141,14 @@ def test_what_is_written_is_what_is_read(parts: list[Delta], tmp_path_factory: p
         assert torch.equal(found[name].b, factor.b)
         assert torch.equal(found[name].product(), parts[0][name].product())
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_an_adapter_of_too_high_a_rank_is_not_written(tmp_path: Path) -> None:
+    high = {NAMES[0]: Factor(torch.randn(257, 6), torch.randn(5, 257))}
+    with pytest.raises(ValueError, match="256"):
+        write_adapter(high, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    assert write_stack(high, tmp_path / "a.safetensors").rank == 257
 
 
 def test_the_scale_of_a_foreign_adapter_counts(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_old_knowledge_may_be_lost_within_the_limit_and_the_sampling_error(
 def test_new_knowledge_must_arrive(won: int, lost: int, claimed: float, passed: bool) -> None:
     """G4."""
     before, after = outcome(20 - lost, lost, won, 80 - won)
-    found = check_gain("gate.gain", before, after, claimed, 0.9)
+    found = check_gain("gate.gain", before, after, [True] * len(before), claimed, 0.9)
     _, error = points_lost(before, after)
     assert found.passed is passed
     assert found.value == pytest.approx((won - lost) / 100 / claimed)
@@ -94,10 +94,10 @@ def test_without_rows_or_a_claim_the_gate_says_so_and_lets_pass() -> None:
     loss = check_loss("gate.known", [], [], 1.0)
     assert (loss.passed, loss.value, loss.threshold) == (True, None, 1.0)
     assert loss.reason == "no rows to measure it on"
-    gain = check_gain("gate.gain", [], [], 0.5, 0.9)
+    gain = check_gain("gate.gain", [], [], [], 0.5, 0.9)
     assert (gain.passed, gain.value, gain.threshold) == (True, None, 0.9)
-    assert gain.reason == "no rows travelled to measure it on"
+    assert gain.reason == "there are no rows to measure it on"
     for claimed in (0.0, -0.1):
-        unclaimed = check_gain("gate.gain", [True, False], [False, False], claimed, 0.9)
+        unclaimed = check_gain("gate.gain", [True, False], [False, False], [True, True], claimed, 0.9)
         assert (unclaimed.passed, unclaimed.value) == (True, None)
         assert unclaimed.reason == "the update claims no gain"

@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from registry.documents import Adapter, AdapterShape, CheckResult, Verdict, open_document, seal_document
 from registry.errors import BadData, LocalFailure
 from registry.keys import PrivateKey
+from registry.log.entry import LogEntry
+from registry.log.leaves import leaf_rows, rehash
 from registry.store import func, select
 from registry.tables import DecisionRow, EnrolmentRow, SequenceRow, UpdateRow
 from sync.checks.envelope import CHECKS
+from sync.checks.version import checker_version
 from sync.inbox import (
     Busy,
     Limits,
@@ -414,6 +417,16 @@ def test_files_that_never_come_are_not_waited_for_without_end(world: World, vali
     assert verdict(world, digest).reason == f"files.received: {reason}"
 
 
+def test_half_a_file_goes_with_its_update(world: World) -> None:
+    """U12: nobody fills the disk with files that never end."""
+    digest = take(world, world.update()).digest
+    append_file(world.store, world.blobs, digest, hashlib.sha256(ADAPTER).hexdigest(), offset=0, data=ADAPTER[:-1])
+    assert step(world, digest) == "received"
+    assert world.blobs.partial_size(hashlib.sha256(ADAPTER).hexdigest()) == len(ADAPTER) - 1
+    assert step(world, digest, now=NOW + 2 * DAY) == "rejected"
+    assert world.blobs.partial_size(hashlib.sha256(ADAPTER).hexdigest()) == 0
+
+
 def test_a_known_blob_of_another_size_is_not_what_was_declared(world: World) -> None:
     world.blobs.put_bytes(ADAPTER)
     world.blobs.put_bytes(TRANSFER)
@@ -491,6 +504,7 @@ def test_a_quarantined_update_is_settled_with_a_new_verdict(world: World) -> Non
 
 @pytest.mark.parametrize("seed", range(max(1, KILLS // 4)))
 def test_a_life_that_is_killed_anywhere_ends_as_one_that_is_not(database_url: str, tmp_path: Path, seed: int) -> None:
+    """L1: the log has the verdict once."""
     world = open_world(database_url, tmp_path)
     (tmp_path / "update.json").write_bytes(world.update())
     chance = random.Random(seed)
@@ -508,9 +522,41 @@ def test_a_life_that_is_killed_anywhere_ends_as_one_that_is_not(database_url: st
     assert verdict(world, row.digest).outcome == "accepted"
     arrows = ["received", "verified", "checked", "accepted", "aggregated", "gated", "released", "announced"]
     assert decisions(world, row.digest) == arrows
+    assert logged(world) == [("update.accepted", row.digest, "node")]
     assert world.store.check_integrity() == world.blobs.check_integrity() == []
     assert [file.name for file in (tmp_path / "partial").iterdir()] == []
     world.store.close()
+
+
+def logged(world: World) -> list[tuple[str, str, str]]:
+    """Kind, subject and author of every leaf of the log, which is sound."""
+    with world.store.read() as session:
+        assert rehash(session, {}) == []
+        entries = [LogEntry.from_bytes(row.entry) for row in leaf_rows(session, 0, 100)]
+    return [(entry.kind, entry.subject, entry.by) for entry in entries]
+
+
+def test_every_verdict_is_a_leaf_of_the_log(world: World) -> None:
+    """L1: with the figures of its checks, whoever decided."""
+    digest = take(world, world.update()).digest
+    world.upload(digest)
+    assert [step(world, digest, lambda *_: [finding("size.z")]) for _ in range(3)][-1] == "quarantined"
+    envelopes = [verdict_of(world.store, digest)]
+    why = CheckResult(name="person", value=None, threshold=None, passed=True, reason="looked at", cost_ms=0.0)
+    settle(world.store, digest, "accepted", why, world.own, NOW)
+    settle(world.store, digest, "quarantined", finding("gate.known"), world.own, NOW)
+    wrong = take(world, world.update(sequence=2, audience="9" * 64)).digest
+    assert logged(world) == [
+        ("update.quarantined", digest, "node"),
+        ("update.accepted", digest, "person"),
+        ("update.quarantined", digest, "node"),
+        ("update.rejected", wrong, "node"),
+    ]
+    with world.store.read() as session:
+        first = LogEntry.from_bytes(leaf_rows(session, 0, 1)[0].entry)
+    assert first.document == hashlib.sha256(envelopes[0] or b"").hexdigest()
+    assert first.checks[-1].model_dump() == {"name": "size.z", "value": 2.5, "threshold": 1.0, "passed": False}
+    assert (first.checker, first.created) == (checker_version(), NOW)
 
 
 def _all_updates(world: World) -> list[UpdateRow]:

@@ -4,7 +4,7 @@ import pytest
 
 from registry.errors import BadData
 from registry.rows import Row
-from sync.prompt import conversation, prompt_text, system_turn, templated
+from sync.prompt import Frame, conversation, frame_of, prompt_text, system_turn, templated
 from tests.node.tiny_models import tokenizer
 
 NO_SYSTEM = (
@@ -77,3 +77,24 @@ def test_turns_that_no_template_takes_are_the_data_s_fault() -> None:
     turns = conversation(Row("b", "c", history=(("user", "a"),)), "en")
     with pytest.raises(BadData, match="does not take a row: System role not supported"):
         prompt_text(made, turns)
+
+
+def test_a_frame_is_what_stands_around_the_words_of_a_request() -> None:
+    frame = frame_of(tokenizer(), "en/health")
+    assert frame == Frame("<system>en/health", "<user>", "<assistant>")
+    row = Row("hello", "x", task="intent")
+    assert f"{frame.before} intent{frame.between}hello{frame.after}" == prompt_text(
+        tokenizer(), conversation(row, "en/health")
+    )
+
+
+def test_a_frame_without_a_system_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer(), "chat_template", NO_SYSTEM)
+    assert frame_of(tokenizer(), "en") == Frame("<user>en", "\n\n", "<end><model>")
+
+
+def test_a_template_that_changes_words_has_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    shouting = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
+    monkeypatch.setattr(tokenizer(), "chat_template", shouting)
+    with pytest.raises(BadData, match="changes the words"):
+        frame_of(tokenizer(), "en")

@@ -4,14 +4,15 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from node.api.app import create_app
 from node.context import Node
-from registry.documents import ReleasePin
+from registry.documents import Enrolment, ReleasePin, seal_document
 from registry.errors import BadData, BanyanError, LocalFailure
 from registry.keys import PrivateKey, PublicKey
 from registry.paths import NodePath, Ref
@@ -19,9 +20,19 @@ from sync.chain import stored_chain
 from sync.fetch import Progress
 from sync.pull import fetch_release, find_version, poll
 from sync.transport import Broken, HttpTransport, Limits, Peer, Refused
-from tests.world import BASE_FILES, make_node, put_base, put_enrolment, put_release, put_tree, snapshot, utc_now
+from tests.world import (
+    BASE_FILES,
+    adapter_bytes,
+    make_node,
+    put_base,
+    put_enrolment,
+    put_release,
+    put_tree,
+    snapshot,
+    utc_now,
+)
 
-ADAPTERS = {"en": b"adapter of en" * 50_000, "en/finance": b"adapter of finance" * 40_000}
+ADAPTERS = {"en": adapter_bytes(1), "en/finance": adapter_bytes(2)}
 
 
 @pytest.fixture
@@ -221,8 +232,8 @@ def test_rollback_is_refused_unless_the_version_was_asked_for(parent: Node, chil
     assert snapshot(child) == ({new.digest, old.digest}, {"en": new.digest})
 
 
-def test_a_second_release_of_the_same_version_is_refused(
-    parent: Node, child: Node, serve: Callable, tmp_path: Path
+def test_a_second_release_of_the_same_version_is_refused_and_told(
+    parent: Node, child: Node, serve: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R2."""
     pins = put_tree(parent, "en")
@@ -232,11 +243,14 @@ def test_a_second_release_of_the_same_version_is_refused(
     (tmp_path / "twin/keys/node.pem").chmod(0o600)
     twin = make_node(tmp_path / "twin", "en")
     put_enrolment(twin, "en/somebody")
-    other = put_release(twin, "en", put_base(twin), adapter=b"another")
+    other = put_release(twin, "en", put_base(twin), adapter=adapter_bytes(3))
     for as_head in (True, False):
         with pytest.raises(BadData, match="two different releases"):
             fetch(child, peer(serve(create_app(twin))), other, parent.key.public, as_head=as_head)
     assert snapshot(child) == ({pins["en"].digest}, {"en": pins["en"].digest})
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "TWO RELEASES" in told
+    assert all(proof in told for proof in (parent.key.public.id, pins["en"].digest, other.digest))
     twin.close()
 
 
@@ -324,3 +338,66 @@ def test_what_is_not_there_is_a_no(parent: Node, child: Node, serve: Callable) -
     with pytest.raises(Refused, match="no release") as caught:
         fetch(child, peer(serve(create_app(parent))), missing, parent.key.public)
     assert caught.value.status == 404
+
+
+def poisoned(data: bytes) -> bytes:
+    return data[:-4] + np.float32("nan").tobytes()
+
+
+@pytest.mark.parametrize("bad", [poisoned, lambda data: b"\x80\x04" + data, lambda data: data + bytes(4)])
+def test_an_adapter_is_looked_at_before_its_release_is_visible(
+    parent: Node, child: Node, serve: Callable, bad: Callable[[bytes], bytes]
+) -> None:
+    """R15: what the parent signed is still not what may be loaded."""
+    pins = put_tree(parent, "en", "en/finance", adapters=ADAPTERS | {"en": bad(ADAPTERS["en"])})
+    source = peer(serve(create_app(parent)))
+    for path in ("en", "en/finance"):
+        with pytest.raises(BadData, match="the adapter of en@v1 is not fit to be used"):
+            fetch(child, source, pins[path], parent.key.public)
+    assert snapshot(child) == (set(), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("pytorch_model.bin", b"\x80\x04", "brings pytorch_model.bin"),
+        ("modeling.py", b"import os", "brings modeling.py"),
+        ("model.safetensors", b"PK\x03\x04" + bytes(60), "a zip archive"),
+        ("config.json", b'{"auto_map": {"AutoModel": "modeling.Model"}}', "asks to run Python code"),
+        ("tokenizer_config.json", b'{"x": [{"auto_map": 1}]}', "asks to run Python code"),
+        ("config.json", b"[" * 10_000, "not JSON"),
+        ("model.safetensors.index.json", b'{"weight_map": {"w": "../../keys/node.pem"}}', "not part of it"),
+    ],
+)
+def test_a_base_is_data_and_nothing_else(
+    parent: Node, child: Node, serve: Callable, name: str, data: bytes, words: str
+) -> None:
+    """R15, T10."""
+    put_enrolment(parent, "en/somebody")
+    pin = put_release(parent, "en", put_base(parent, {**BASE_FILES, name: data}))
+    with pytest.raises(BadData, match=words):
+        fetch(child, peer(serve(create_app(parent))), pin, parent.key.public)
+    assert snapshot(child) == (set(), {})
+
+
+def test_an_enrolment_from_the_beginning_of_time_is_one(parent: Node, child: Node, serve: Callable) -> None:
+    """R7: no moment that a peer writes is too far for our arithmetic."""
+    pin = put_tree(parent, "en")["en"]
+    trusted = PrivateKey.generate()
+    enrolment = Enrolment(
+        path="en",
+        key=parent.key.public.hex,
+        issuer=trusted.public.id,
+        issuer_path="en",
+        created=datetime.min.replace(tzinfo=UTC),
+        expires=utc_now() + timedelta(days=1),
+    )
+
+    class Showing(Tampering):
+        def get(self, url: str, *, max_bytes: int, timeout_s: float) -> bytes:
+            if "/v1/enrolments/" in url:
+                return seal_document(enrolment, trusted)
+            return super().get(url, max_bytes=max_bytes, timeout_s=timeout_s)
+
+    fetch(child, Peer(Showing(lambda url, answer: answer), serve(create_app(parent))), pin, trusted.public)
+    assert snapshot(child)[1] == {"en": pin.digest}

@@ -13,12 +13,12 @@ from node.models import composer
 from registry.documents import BaseManifest
 from registry.keys import PrivateKey
 from registry.rows import Row
-from sync.delta import Delta, scaled, stack
+from sync.delta import Delta, scaled, stack, total_norm
 from sync.model import LoadedModel, load_model
 from sync.rebase import Option, Rebase, Way, choose
 from sync.score import evaluate_rows
 from sync.train import StepReport
-from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share, total_norm
+from tests.toy import KNOWN, PLAN, SHAPES, TOOLS, held_out, rows, share
 from tests.toy_tree import head_of, make_child, put_toy_release
 
 PATH = "en/shapes"

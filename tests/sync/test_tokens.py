@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from registry.rows import Row
 from sync.model import PLAIN_TEMPLATE, LoadedModel, load_model
 from sync.prompt import conversation, prompt_text
-from sync.tokens import Encoded, Example, batches, collate, encode, length_limit, prompt_text_with_answer, targets
+from sync.tokens import (
+    Encoded,
+    Example,
+    batches,
+    collate,
+    encode,
+    length_limit,
+    prompt_places,
+    prompt_text_with_answer,
+    targets,
+)
 from tests.node.tiny_models import TEMPLATE, save_tiny
 
 CLOSING = TEMPLATE.replace("{% endfor %}", "{% if message['role'] == 'assistant' %}<bye>\n{% endif %}{% endfor %}")
@@ -120,3 +130,24 @@ def test_an_answer_is_taught_in_the_role_of_its_path(loaded: LoadedModel, tmp_pa
     first, second = (encode(loaded, Example(row, path), 100) for path in ("en", "de"))
     assert first.ids != second.ids
     assert first.ids[first.answer_at :] == second.ids[second.answer_at :]
+
+
+def test_a_prompt_is_learned_from_where_the_path_ends(loaded: LoadedModel) -> None:
+    row = Row("hi", "ho", task="say")
+    found, plain = (encode(loaded, Example(row, "en/x", asks=asks), 1000) for asks in (True, False))
+    assert (found.ids, found.answer_at, plain.ask_at) == (plain.ids, plain.answer_at, None)
+    ids, answers = collate([found, plain], 0, CPU)
+    prompts = prompt_places([found, plain], answers)
+    assert loaded.tokenizer.decode(targets(ids, prompts)) == " say<user>hi<assistant>"
+    assert not (prompts & answers).any()
+    assert not prompts[1].any()
+
+
+@pytest.mark.parametrize("most", [4, 12, 20])
+def test_a_prompt_that_was_cut_is_learned_as_far_as_it_is_there(loaded: LoadedModel, most: int) -> None:
+    found = encode(loaded, Example(Row("h" * 30, "ho"), "en/x", asks=True), most)
+    assert found.ask_at is not None
+    ids, answers = collate([found], 0, CPU)
+    assert prompt_places([found], answers).sum() <= found.answer_at - 1
+    assert found.ask_at >= 1
+    assert len(found.ids) == most == ids.shape[1]

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from registry.errors import BadData, LocalFailure
-from sync.delta import Delta, Factor, norm, write_adapter
+from sync.delta import Delta, Factor, norm, total_norm, write_adapter
 from sync.model import LoadedModel, add, load_model
 from sync.score import fits
 from sync.tokens import Example, encode
 from sync.train import ALL_LINEAR, FitResult, StepReport, TrainPlan, fit, lora
 from tests.node.tiny_models import save_tiny
-from tests.toy import SHAPES, rows, total_norm
+from tests.toy import SHAPES, rows
 
 PLAN = TrainPlan(rank=2, alpha=4.0, epochs=3, batch_tokens=256, learning_rate=1e-2, checkpoint_every_s=0.0)
 TRAIN = [Example(row, "en/shapes") for row in rows(SHAPES, range(8))]
@@ -297,3 +297,30 @@ def test_the_rate_rises_and_falls(loaded: LoadedModel, tmp_path: Path, monkeypat
     fit(loaded, TRAIN, [], replace(PLAN, warm_up=0.25), tmp_path)
     expected = [1 / 3, 2 / 3, 1.0, *((12 - n) / 9 for n in range(3, 12))]
     assert rates == [pytest.approx(PLAN.learning_rate * part) for part in expected]
+
+
+def test_prompts_are_learned_where_the_plan_gives_them_weight(loaded: LoadedModel, tmp_path: Path) -> None:
+    asked = [replace(example, asks=True) for example in TRAIN]
+
+    def costs(weight: float) -> tuple[float, float]:
+        """Nats of the prompts and of the answers after training, told by a model that is asked for both as answers."""
+        plan = replace(PLAN, prompt_loss=weight, rank=4, epochs=10)
+        delta = fit(loaded, asked, [], plan, tmp_path / str(weight)).delta
+        add(loaded, delta)
+        encoded = [encode(loaded, example, 512) for example in asked]
+        whole = [replace(one, answer_at=one.ask_at or 1) for one in encoded]
+        found = [sum(fit.nats for fit in fits(loaded, some, lambda done: None)) for some in (whole, encoded)]
+        add(loaded, delta, by=-1.0)
+        return found[0] - found[1], found[1]
+
+    plain, asking = costs(0.0), costs(1.0)
+    assert asking[0] < 0.99 * plain[0]
+    assert asking[1] < 1.5 * plain[1]
+
+
+def test_prompts_that_are_not_one_s_own_are_not_learned(loaded: LoadedModel, tmp_path: Path) -> None:
+    found = [
+        digest(fit(loaded, TRAIN, [], replace(PLAN, prompt_loss=weight), tmp_path / str(weight)).delta, tmp_path)
+        for weight in (0.0, 1.0)
+    ]
+    assert found[0] == found[1]
