@@ -13,19 +13,15 @@ ways of sending one. Errors: BadData where the request is at fault, LocalFailure
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
-from registry.errors import BadData, LocalFailure
+from node.client_replies import Call, Reply, explained
 
-MAX_REPLY_BYTES: Final = 256 << 20
 CONNECT_S: Final = 10.0
-REQUEST_ERRORS: Final = ("invalid_request_error", "authentication_error", "permission_error")
 
 Message = Mapping[str, str]  # role and content
 P = ParamSpec("P")
@@ -77,15 +73,6 @@ class Settings(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     json_schema: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """What is sent where, and how its reply is read (`read` raises on another reply)."""
-
-    place: str
-    body: Mapping[str, Any]
-    read: Callable[[Any], T]
 
 
 def chat(asked: str | Sequence[Message], *, model: str = "", **settings: Unpack[Settings]) -> Call[Answer]:
@@ -171,16 +158,16 @@ class Client:
 
     def send(self, call: Call[T]) -> T:
         """Send a call and wait for its whole reply. Raises BadData, LocalFailure."""
-        with _explained(self._http.base_url), self._http.stream("POST", call.place, json=call.body) as response:
-            data = _Bounded()
+        with explained(self._http.base_url), self._http.stream("POST", call.place, json=call.body) as response:
+            data = Reply()
             for piece in response.iter_bytes():
                 data.add(piece)
-            return data.reply(call, response)
+            return data.whole(call, response)
 
     def stream(self, call: Call[T]) -> Generator[T, None, None]:
         """Send a call and give its reply piece by piece. Raises the same."""
-        with _explained(self._http.base_url), self._http.stream("POST", call.place, json=call.body) as response:
-            data = _Bounded()
+        with explained(self._http.base_url), self._http.stream("POST", call.place, json=call.body) as response:
+            data = Reply()
             for piece in response.iter_bytes():
                 data.add(piece)
                 if response.is_success:
@@ -211,18 +198,18 @@ class AsyncClient:
 
     async def send(self, call: Call[T]) -> T:
         """Send a call and wait for its whole reply. Raises BadData, LocalFailure."""
-        with _explained(self._http.base_url):
+        with explained(self._http.base_url):
             async with self._http.stream("POST", call.place, json=call.body) as response:
-                data = _Bounded()
+                data = Reply()
                 async for piece in response.aiter_bytes():
                     data.add(piece)
-                return data.reply(call, response)
+                return data.whole(call, response)
 
     async def stream(self, call: Call[T]) -> AsyncGenerator[T, None]:
         """Send a call and give its reply piece by piece. Raises the same."""
-        with _explained(self._http.base_url):
+        with explained(self._http.base_url):
             async with self._http.stream("POST", call.place, json=call.body) as response:
-                data = _Bounded()
+                data = Reply()
                 async for piece in response.aiter_bytes():
                     data.add(piece)
                     if response.is_success:
@@ -241,83 +228,8 @@ class AsyncClient:
         await self.close()
 
 
-class _Bounded:
-    """The bytes of a reply that have come and not been read, and what they say."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._ended = False
-
-    def add(self, piece: bytes) -> None:
-        """Take in a piece; raises LocalFailure when it is too much."""
-        self._data += piece
-        if len(self._data) > MAX_REPLY_BYTES:
-            raise LocalFailure(f"the reply has more than {MAX_REPLY_BYTES:,} bytes", "ask for less at a time")
-
-    def reply(self, call: Call[T], response: httpx.Response) -> T:
-        """The whole reply, read."""
-        value = _value(self._data)
-        _refuse_error(value, response)
-        return _understood(call, value)
-
-    def events(self, call: Call[T]) -> Iterator[T]:
-        """The server-sent events that are complete; of each only its data, one line of JSON."""
-        *lines, rest = self._data.split(b"\n")
-        self._data = rest
-        for line in lines:
-            if line.startswith(b"data:"):
-                value = _value(line.removeprefix(b"data:"))
-                _refuse_error(value, None)
-                self._ended = isinstance(value, dict) and value.get("finish") is not None
-                yield _understood(call, value)
-
-    def end(self, response: httpx.Response) -> None:
-        """Raise unless a stream ended as it should."""
-        if not response.is_success:
-            _refuse_error(_value(self._data), response)
-        if not self._ended:
-            raise LocalFailure("the answer broke off", "ask again; the server's log says more")
-
-
 def _options(url: str, api_key: str, timeout_s: float) -> dict[str, Any]:
     # Compressed replies could unfold without end.
     headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
     return {"base_url": url, "headers": headers, "timeout": timeout, "follow_redirects": False}
-
-
-def _value(data: bytes | bytearray) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse_error(value: Any, response: httpx.Response | None) -> None:
-    """Raise what a reply says went wrong: BadData for a status of the request's fault, else LocalFailure."""
-    error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
-        kind = BadData if error.get("type") in REQUEST_ERRORS else LocalFailure
-        raise kind(error["message"], str(error.get("hint") or ""))
-    if response is not None and not response.is_success:
-        raise LocalFailure(f"the server answered with status {response.status_code}", "is this the address of a node?")
-
-
-def _understood(call: Call[T], value: Any) -> T:
-    try:
-        return call.read(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LocalFailure(
-            f"the reply to {call.place} is not one of a node: {error!r:.80}", "is this the address of a node?"
-        ) from error
-
-
-@contextmanager
-def _explained(url: httpx.URL) -> Iterator[None]:
-    """What goes wrong on the way, in words."""
-    try:
-        yield
-    except httpx.TimeoutException as error:
-        raise LocalFailure(f"{url} did not answer in time", "raise timeout_s, or ask for fewer tokens") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise LocalFailure(f"{url} cannot be reached: {error}", "is it running? node start MODEL") from error

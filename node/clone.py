@@ -11,11 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.arrivals import fetch_checked
 from node.bases import base_folder, read_manifest
 from node.context import Node
 from node.folders import new_folder
 from node.lineage import unchanged_clone, write_lineage
-from node.trust import trusted_keys
+from node.parent_repository import Listing, parent_listing
+from node.trust import trusted_keys, vouched
 from registry.cards import MAX_CARD_BYTES
 from registry.documents import ReleasePin
 from registry.errors import BadData, LocalFailure
@@ -70,7 +72,7 @@ def clone(
         on_progress(progress)
 
     url = source.rstrip("/") if source else _default_source(node, ref)
-    digest = find_release(node.store, ref) if url is None else _fetch(node, node.peer(url), ref, now, count)
+    digest = find_release(node.store, ref) if url is None else _fetch(node, url, ref, now, count)
     chain = stored_chain(node.store, node.blobs, digest)
     release = chain[-1].release
     exact = Ref(ref.path, release.version)
@@ -97,9 +99,16 @@ def _default_source(node: Node, ref: Ref) -> str | None:
     return parent.url
 
 
-def _fetch(node: Node, peer: Peer, ref: Ref, now: datetime, on_progress: OnProgress) -> str:
+def _fetch(node: Node, url: str, ref: Ref, now: datetime, on_progress: OnProgress) -> str:
     """Fetch what `ref` means at a peer; its digest."""
-    pin = _pin(node, peer, ref, now)
+    peer = node.peer(url)
+    listing = parent_listing(node, now) if _is_parent(node, url) else None
+    pin = _listed(listing, ref) if listing else _offered(node, peer, ref, now)
+    proven = vouched(node, [pin]) if listing else frozenset[str]()
+    if ref.version is None:
+        if held := fetch_checked(node, peer, pin, now, proven, on_progress):
+            raise BadData(f"{pin.path}@v{pin.version} was {held}", f"node updates show {pin.digest[:16]}")
+        return pin.digest
     fetch_release(
         peer,
         pin,
@@ -107,26 +116,50 @@ def _fetch(node: Node, peer: Peer, ref: Ref, now: datetime, on_progress: OnProgr
         store=node.store,
         blobs=node.blobs,
         now=now,
-        as_head=ref.version is None,
+        vouched=proven,
+        as_head=False,
         on_progress=on_progress,
     )
     return pin.digest
 
 
-def _pin(node: Node, peer: Peer, ref: Ref, now: datetime) -> ReleasePin:
-    """The peer's head of a path, or its release of the version, by a key that is trusted if there is one."""
+def _is_parent(node: Node, url: str) -> bool:
+    with node.store.read() as session:
+        parent = select(PeerRow).where(PeerRow.role == "parent", PeerRow.url == url)
+        return session.scalars(parent).first() is not None
+
+
+def _listed(listing: Listing, ref: Ref) -> ReleasePin:
+    """The release that the parent's repository lists (F2)."""
+    found = listing.find(ref)
+    if found is not None:
+        return found
+    if ref.version is None:
+        raise _not_served(listing.url, ref, [str(path) for path in listing.heads])
+    raise LocalFailure(f"{listing.url} has no release {ref}", f"node clone {ref.path} takes its newest")
+
+
+def _offered(node: Node, peer: Peer, ref: Ref, now: datetime) -> ReleasePin:
+    """What another node says its head of a path is, or its release of the version, by a trusted key if there is one.
+
+    That it is the newest is not known: only the parent's repository is followed.
+    """
     if ref.version is None:
         heads = {head.path: head for head in poll(peer)}
         if str(ref.path) in heads:
             return heads[str(ref.path)]
-        served = ", ".join(sorted(heads)[:20]) or "nothing"
-        raise LocalFailure(f"{peer.url} does not serve {ref.path}; it serves {served}", "node clone one of these")
+        raise _not_served(peer.url, ref, list(heads))
     found = find_version(peer, ref)
     if not found:
         raise LocalFailure(f"{peer.url} has no release {ref}", f"node clone {ref.path} takes its newest")
     trusted = {key.id for key in trusted_keys(node, now)(ref.path)}
     best = next((pin for pin in found if pin.signer in trusted), found[0])
     return ReleasePin(path=best.path, version=best.version, digest=best.digest)
+
+
+def _not_served(url: str, ref: Ref, heads: list[str]) -> LocalFailure:
+    served = ", ".join(sorted(heads)[:20]) or "nothing"
+    return LocalFailure(f"{url} does not serve {ref.path}; it serves {served}", "node clone one of these")
 
 
 def _write(node: Node, chain: list[Link], folder: Path, base: Path) -> tuple[str, ...]:

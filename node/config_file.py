@@ -14,6 +14,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from registry.durable import make_folder, sync_folder
 from registry.errors import BadData, LocalFailure
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -61,13 +62,14 @@ def _replace(file: Path, text: str) -> None:
     """Put a new settings file in the old one's place in one step, readable by its owner only."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(file.parent)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as target:
             target.write(text)
             target.flush()
             os.fsync(target.fileno())
         partial.replace(file)
+        sync_folder(file.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise LocalFailure(

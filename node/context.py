@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node.settings import Settings
 from registry.blobs import BlobStore
@@ -18,6 +18,8 @@ from registry.keys import PrivateKey
 from registry.paths import NodePath
 from registry.store import Store, file_url, select
 from registry.tables import PeerRow
+from sync.address import read_networks
+from sync.meter import Meter
 from sync.transport import HttpTransport, Limits, Peer
 
 DATABASE_NEEDS_BYTES = 1 << 20  # for SQLite's own files beside the database
@@ -32,6 +34,8 @@ class Node:
     store: Store
     blobs: BlobStore
     key: PrivateKey
+    passphrase: str | None = field(default=None, repr=False)  # of the key files
+    meter: Meter | None = None  # of the peers that are talked to, where the daemon does
 
     @property
     def paths(self) -> tuple[NodePath, ...]:
@@ -46,7 +50,12 @@ class Node:
             max_file_bytes=self.settings.max_blob_bytes,
             clock_skew_s=self.settings.clock_skew_s,
         )
-        return Peer(HttpTransport(allow_private=True, stall_s=limits.answer_s), url, limits)
+        return Peer(self.transport(limits.answer_s), url, limits)
+
+    def transport(self, stall_s: float) -> HttpTransport:
+        """The way to addresses that the owner of this node named; `stall_s`: longest wait for the next byte."""
+        networks = read_networks(self.settings.peer_networks)
+        return HttpTransport(allow_private=True, networks=networks, stall_s=stall_s, meter=self.meter)
 
     def close(self) -> None:
         """Close the database."""
@@ -65,7 +74,7 @@ def open_node(settings: Settings, passphrase: str | None = None) -> Node:
     blobs = BlobStore(home.blobs, home.partial)
     if not blobs.has(key.public.id):
         blobs.put_bytes(key.public.raw)  # a key id is its digest: who verifies our releases fetches it as a blob
-    return Node(home, settings, _open_store(settings, home), blobs, key)
+    return Node(home, settings, _open_store(settings, home), blobs, key, passphrase)
 
 
 def _open_store(settings: Settings, home: Home) -> Store:

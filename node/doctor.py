@@ -13,9 +13,11 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from node.machine import Finding, examine_disk, examine_libraries, examine_memory, examine_processor
+from node.own_log import check_promise, problems_of_log
 from node.parent_probe import Answer, probe
 from node.settings import Settings
 from registry.blobs import BlobStore
@@ -23,6 +25,9 @@ from registry.errors import BanyanError
 from registry.keys import PrivateKey
 from registry.store import Store, file_url, select
 from registry.tables import HeadRow, PeerRow, ReleaseRow
+from registry.trust.repository import newest_root
+from sync.address import read_networks
+from sync.seen_logs import late, splits
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)  # no clock that is right shows an earlier time
 
@@ -44,10 +49,11 @@ def examine(
     passphrase: str | None = None,
     deep: bool = False,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ask: Callable[[str, float], Answer] = probe,
+    ask: Callable[[str, float], Answer] | None = None,
 ) -> list[Finding]:
-    """Examine a node. `deep` also hashes every blob; `ask(url, timeout_s)` calls the parent."""
-    patient = Patient(settings, passphrase, deep, now, ask)
+    """Examine a node. `deep` also hashes every blob; `ask(url, timeout_s)` calls the parent, by default `probe`."""
+    call = ask or partial(probe, networks=read_networks(settings.peer_networks))
+    patient = Patient(settings, passphrase, deep, now, call)
     return [finding for examination in EXAMINATIONS for finding in _guarded(examination, patient)]
 
 
@@ -84,6 +90,21 @@ def _key(patient: Patient) -> Iterator[Finding]:
     yield Finding("key", "ok", f"fingerprint {key.public.fingerprint}")
 
 
+def _root(patient: Patient) -> Iterator[Finding]:
+    """Whether the root of this node's repository will be signed anew in time (F6)."""
+    root = newest_root(patient.settings.place.repository)
+    if root is None:
+        yield Finding("root", "ok", "nothing was published yet")
+        return
+    left = root.expires - patient.now()
+    if left > timedelta(days=patient.settings.root_valid_days) / 4:
+        yield Finding("root", "ok", f"v{root.version}, expires on {root.expires:%Y-%m-%d}")
+    else:
+        detail = f"the root expires on {root.expires:%Y-%m-%d}; after that no child follows this node"
+        remedy = "stop the daemon, then: node keys rotate timestamp --root-key FILE"
+        yield Finding("root", "warning" if left > timedelta() else "failed", detail, remedy)
+
+
 def _database(patient: Patient) -> Iterator[Finding]:
     if not patient.settings.database_url and not patient.settings.place.database.exists():
         yield Finding("database", "failed", f"there is no database {patient.settings.place.database}", "node init")
@@ -101,6 +122,31 @@ def _database(patient: Patient) -> Iterator[Finding]:
 
 def _open(settings: Settings) -> Store:
     return Store.open(settings.database_url or file_url(settings.place.database))
+
+
+def _log(patient: Patient) -> Iterator[Finding]:
+    """Our own log, hashed again when the examination is deep; and what was seen of the parent's."""
+    settings = patient.settings
+    if not settings.database_url and not settings.place.database.exists():
+        return
+    store = _open(settings)
+    try:
+        with store.read() as session:
+            check_promise(session, settings.place.log_checkpoint)
+        problems = problems_of_log(store, settings.place.log_checkpoint) if patient.deep else []
+        contradictions, waiting = splits(store), late(store, patient.now())
+    finally:
+        store.close()
+    for problem in problems:
+        yield Finding("log", "failed", problem, "restore the database from a backup")
+    for split in contradictions:
+        detail = f"key {split.key_id} signed two logs that contradict each other; seen by {split.sources}"
+        yield Finding("log", "failed", detail, "node log verify shows both; ask its operator, and tell the others")
+    for row in waiting:
+        detail = f"the checkpoint of {row.size} leaves that {row.source} showed could not be compared since {row.seen}"
+        yield Finding("log", "warning", detail, "node log verify --peer parent")
+    if not problems and not contradictions:
+        yield Finding("log", "ok", "hashed again" if patient.deep else "no split seen; node log verify hashes it again")
 
 
 def _blobs(patient: Patient) -> Iterator[Finding]:
@@ -215,4 +261,4 @@ def _machine(patient: Patient) -> Iterator[Finding]:
     yield from examine_libraries()
 
 
-EXAMINATIONS = (_home, _key, _database, _blobs, _machine, _clock, _parent, _daemon)
+EXAMINATIONS = (_home, _key, _root, _database, _log, _blobs, _machine, _clock, _parent, _daemon)

@@ -7,27 +7,29 @@ everything after it is verified. The parent's side is in `node.enrolments`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal
-from urllib.parse import quote
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from node.config_file import edit_config
 from node.context import Node, parent_of
-from registry.documents import Enrolment, EnrolmentRequest, open_document, seal_document
-from registry.envelope import MAX_ENVELOPE_BYTES, MEDIA_TYPE
+from node.parent_key import ask_for_enrolment
+from node.parent_repository import parent_listing, take_first_root
+from registry.documents import EnrolmentRequest, seal_document
+from registry.envelope import MEDIA_TYPE
 from registry.errors import BadData, LocalFailure
 from registry.fields import KeyHex, Name, Part, PathText
 from registry.keys import PublicKey
 from registry.paths import NodePath
 from registry.store import select
 from registry.tables import EnrolmentRow, PeerRow
+from sync.address import read_node_url
 
 State = Literal["pending", "active"]
 ANSWER_BYTES: Final = 64 << 10
-PENDING: Final = b'{"state":"pending"}'
 
 
 class Introduction(Part):
@@ -51,7 +53,7 @@ class Stranger:
 
 def look_at(node: Node, url: str) -> Stranger:
     """Ask a node who it is. Raises LocalFailure when it does not answer, BadData when it is not a node."""
-    url = url.rstrip("/")
+    url = read_node_url(url)
     try:
         said = Introduction.model_validate_json(node.peer(url).get("/v1/node", ANSWER_BYTES))
     except ValidationError as error:
@@ -67,7 +69,11 @@ def enrol(node: Node, url: str, path: NodePath, confirm: Callable[[Stranger], bo
     parent already or when this one does not answer.
     """
     stranger = look_at(node, url)
+    if _pinned_with_another_key(node, stranger):
+        with suppress(BadData):
+            parent_listing(node, now)  # which takes a new key, if the parent's root names it
     _pin(node, stranger, path, confirm)
+    take_first_root(node)
     request = _request(node, path, now)
     node.peer(stranger.url).transport.post(
         f"{stranger.url}/v1/enrolments",
@@ -80,23 +86,23 @@ def enrol(node: Node, url: str, path: NodePath, confirm: Callable[[Stranger], bo
 
 
 def fetch_enrolment(node: Node, path: NodePath, now: datetime) -> State:
-    """Ask the parent whether it has enrolled this node for a path (N8); its signed answer is stored."""
+    """Ask the parent whether it has enrolled this node for a path; its signed answer is stored."""
     parent = parent_of(node)
-    key = node.key.public
-    answer = node.peer(parent.url).get(f"/v1/enrolments/{key.id}?path={quote(str(path), safe='')}", MAX_ENVELOPE_BYTES)
-    if answer == PENDING:
+    answer = ask_for_enrolment(node, parent.url, PublicKey.from_hex(parent.public_key), path, now)
+    if answer is None:
         return "pending"
-    enrolment, _ = open_document(answer, Enrolment, [PublicKey.from_hex(parent.public_key)])
-    if enrolment.key != key.hex or not path.is_within(NodePath.parse(enrolment.path)):
-        raise BadData(f"{parent.url} answered with the enrolment of another key or path", "tell the parent's operator")
-    if enrolment.expires <= now:
-        raise BadData(f"the enrolment for {path} expired on {enrolment.expires:%Y-%m-%d}", "ask the parent's operator")
     with node.store.transaction() as session:
-        row = session.get(EnrolmentRow, (key.id, str(path)))
+        row = session.get(EnrolmentRow, (node.key.public.id, str(path)))
         if row is None:
             raise LocalFailure(f"this node has not asked to speak for {path}", f"node enrol {parent.url} --path {path}")
         row.state, row.envelope, row.changed = "active", answer, now
     return "active"
+
+
+def _pinned_with_another_key(node: Node, stranger: Stranger) -> bool:
+    with node.store.read() as session:
+        known = session.scalars(select(PeerRow).where(PeerRow.role == "parent")).first()
+    return known is not None and known.url == stranger.url and known.public_key != stranger.key.hex
 
 
 def _pin(node: Node, stranger: Stranger, path: NodePath, confirm: Callable[[Stranger], bool]) -> None:

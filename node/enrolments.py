@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Final
 
 from node.context import Node
@@ -15,9 +16,12 @@ from node.trust import granted
 from registry.documents import Enrolment, open_request, seal_document
 from registry.errors import BadData, LocalFailure
 from registry.keys import KeyId, PublicKey
+from registry.log.entry import log_entry
+from registry.log.leaves import append
 from registry.paths import NodePath
 from registry.store import Session, func, select
 from registry.tables import DecisionRow, EnrolmentRow, EnrolmentState, PeerRow
+from sync.address import read_node_url
 
 MAX_PENDING: Final = 1_000
 
@@ -55,6 +59,8 @@ def take_request(node: Node, envelope: bytes, now: datetime) -> EnrolmentState:
     if not any(path.is_within(place) for place in node.paths):
         named = ", ".join(map(str, node.paths)) or "no place"
         raise BadData(f"{path} does not lie below this node ({named})", "ask the node of a place above it")
+    if request.url is not None:
+        read_node_url(request.url, typed=False)  # P3: it may be looked at by others than who wrote it
     ahead = request.created - now
     if ahead > timedelta(seconds=node.settings.clock_skew_s):
         raise BadData(
@@ -105,22 +111,29 @@ def accept(node: Node, key_id: KeyId, path: NodePath, now: datetime) -> Applican
             created=now,
             expires=now + timedelta(days=node.settings.enrolment_valid_days),
         )
-        row.state, row.envelope, row.changed = "active", seal_document(enrolment, node.key), now
+        envelope = seal_document(enrolment, node.key)
+        row.state, row.envelope, row.changed = "active", envelope, now
         peer = session.get(PeerRow, key_id)
         if peer is None:
             session.add(
                 PeerRow(key_id=key_id, role="child", path=str(path), url=row.url or "", public_key=row.public_key)
             )
         _write_down(session, "enrolled", row, now)
+        append(session, log_entry("enrolment.granted", sha256(envelope).hexdigest(), now, by="person"))
         return _applicant(node, row)
 
 
 def revoke(node: Node, key_id: KeyId, path: NodePath, now: datetime) -> Applicant:
-    """Take a key's right to speak for a path back, or refuse it. LocalFailure when nobody asked."""
+    """Take a key's right to speak for a path back, or refuse it. LocalFailure when nobody asked.
+
+    The leaf of the log (L1) is about the enrolment that ends or, where none was granted, about the request.
+    """
     with node.store.transaction() as session:
         row = _asked(session, key_id, path)
+        subject = sha256(row.envelope or row.request).hexdigest()
         row.state, row.envelope, row.changed = "revoked", None, now
         _write_down(session, "revoked", row, now)
+        append(session, log_entry("enrolment.revoked", subject, now, by="person"))
         return _applicant(node, row)
 
 

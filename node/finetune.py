@@ -26,6 +26,7 @@ from node.preparation import FinetuneRequest, Prepared, default_plan, prepare
 from node.result import Outcome, finished_run, note_run, store_result
 from node.run_lock import run_lock
 from node.training import OnProgress, Training, ignore, write_whole
+from registry.durable import make_folder
 from registry.errors import BanyanError, LocalFailure
 from registry.paths import NodePath
 from registry.rows import Row, Split, write_rows
@@ -102,7 +103,7 @@ def _run(node: Node, prepared: Prepared, on_progress: OnProgress, now: Callable[
 
 def _lay_out(folder: Path, manifest: RunManifest, material: Material) -> None:
     """The folder with what goes in: the manifest, and the own rows as `publish` and a later rebase read them."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     splits: dict[Split, list[Row]] = {
         "train": [example.row for example in material.train[: material.own["train"]]],
         "validation": [example.row for example in material.validation[: material.own["validation"]]],

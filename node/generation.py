@@ -36,7 +36,7 @@ class GenerationSettings(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="Draw among the likeliest tokens of so much probability together")
     min_p: float = Field(0.0, ge=0, le=1, description="Least probability of a token, as a share of the likeliest one's")
     repetition_penalty: float = Field(
-        1.0, gt=0, le=100, description="Divides what was in prompt or answer already; 1 for none"
+        1.0, ge=0.01, le=100, description="Divides what was in prompt or answer already; 1 for none"
     )
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off each token that was in the answer already")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, once for each time that it was")
@@ -77,7 +77,7 @@ class Qwen2Settings(GenerationSettings):
     temperature: float = Field(0.7, ge=0, le=2)
     top_p: float = Field(0.8, gt=0, le=1)
     top_k: int = Field(20, ge=0, le=1 << 24)
-    repetition_penalty: float = Field(1.05, gt=0, le=100)
+    repetition_penalty: float = Field(1.05, ge=0.01, le=100)
 
 
 class Qwen3Settings(GenerationSettings):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.importing import Source
-from node.model_folder import PICKLES, wanted
+from node.model_folder import PICKLES
 from registry.errors import BadData, BanyanError, LocalFailure
+from sync.checks.base import belongs
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -68,7 +69,7 @@ def _choose(found: ModelInfo, hub_id: str) -> tuple[str, list[str]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     names = {sibling.rfilename: sibling.size or 0 for sibling in found.siblings or []}
-    chosen = [name for name in names if wanted(name) or name == "README.md"]
+    chosen = [name for name in names if belongs(name) or name == "README.md"]
     if not any(name.endswith(".safetensors") for name in chosen):
         pickles = [name for name in names if Path(name).suffix.lower() in PICKLES]
         kind = "only pickle files, which can run code" if pickles else "no weights in safetensors"

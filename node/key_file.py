@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from node.settings import PASSPHRASE_VARIABLE
@@ -28,6 +28,22 @@ def find_passphrase(file: Path, environ: Mapping[str, str], ask: Callable[[], st
     if PASSPHRASE_VARIABLE in environ:
         return environ[PASSPHRASE_VARIABLE]
     return ask() if ask is not None and is_locked(file) else None
+
+
+def change_passphrases(files: Iterable[Path], old: str | None, new: str | None) -> None:
+    """Write every key file under another passphrase; one that a killed call has rewritten already is left as it is."""
+    for file in files:
+        if _opens(file, new) and not _opens(file, old):
+            continue
+        change_passphrase(file, old, new)
+
+
+def _opens(file: Path, passphrase: str | None) -> bool:
+    try:
+        PrivateKey.load(file, passphrase)
+    except BadData:
+        return False
+    return True
 
 
 def change_passphrase(file: Path, old: str | None, new: str | None) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
+
+from registry.errors import BanyanError
+
+log = logging.getLogger(__name__)
 
 # Of the request that is worked on, empty outside of any.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -46,3 +52,12 @@ def set_up_logs(form: Literal["text", "json"]) -> None:
     handler.setFormatter(JsonLines() if form == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to a peer says nothing more
+
+
+@contextmanager
+def tried_again(what: str) -> Iterator[None]:
+    """A part of a daemon's round: what fails is logged and does not keep the rest, and the next round tries again."""
+    try:
+        yield
+    except BanyanError as error:
+        log.warning("%s: %s (%s)", what, error.message, error.hint)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from node.datasets import Format
 from registry.documents import ReleasePin
 from registry.errors import BadData
+from sync.continual import Method
 from sync.train import TrainPlan
 
 PACKAGES = ("banyan-node", "torch", "transformers", "tokenizers", "peft", "safetensors")
@@ -50,6 +51,21 @@ class Ground(_Part):
     anchors: str | None  # digest of the old knowledge that is rehearsed
 
 
+class EarlierRows(_Part):
+    """The own rows of an earlier run, which stay in its folder, by digest."""
+
+    run: str
+    sha256: str
+
+
+class Continuing(_Part):
+    """How a run goes on from the adapter of its ground: new factors beside it, both together of bounded rank."""
+
+    method: Method
+    rank_bound: int
+    earlier: tuple[EarlierRows, ...]  # scored before and after, and rehearsed where the method does that
+
+
 class Machine(_Part):
     """What the numbers depend on besides the program."""
 
@@ -71,6 +87,7 @@ class RunManifest(_Part):
     path: str
     data: DataFacts
     ground: Ground
+    continuing: Annotated[Continuing | None, Field(exclude_if=lambda value: value is None)] = None
     replay: Annotated[float, Field(ge=0, lt=1)]  # share of the old knowledge among the rows that are seen
     replay_rows: int
     score_rows: int  # held-out rows that are scored at most

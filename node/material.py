@@ -1,6 +1,7 @@
 """The rows of a fine-tune: own rows divided by the hash of their request, and old knowledge rehearsed among them.
 
-Anchors are divided by the same hash, so that what is scored before and after was never trained on.
+Anchors are divided by the same hash, so that what is scored before and after was never trained on. Where a run goes on
+from earlier ones, their held-out rows are scored too, and their training rows may be rehearsed.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from node.earlier import EarlierRun, request
 from registry.errors import BadData
 from registry.rows import Row, Split, of_split
 from sync.prompt import conversation, prompt_text
@@ -43,17 +45,27 @@ class Material:
     own: dict[Split, int]
     replay_rows: int
     notes: tuple[str, ...]
+    earlier: tuple[EarlierRun, ...] = ()  # less what is asked anew; of each, the held-out rows to score
 
 
 def gather(
-    rows: Sequence[Row], path: str, anchors: Sequence[Row], *, replay: float, score_rows: int, seed: int
+    rows: Sequence[Row],
+    path: str,
+    anchors: Sequence[Row],
+    *,
+    replay: float,
+    score_rows: int,
+    seed: int,
+    earlier: Sequence[EarlierRun] = (),
+    rehearse_earlier: bool = False,
 ) -> Material:
     """Divide own rows and anchors; `replay` is the share of old knowledge among the rows that training sees.
 
-    Own rows are asked as `path`, anchors as the path that they come from. Raises BadData when no row is left to train
-    on.
+    Old knowledge are the anchors and, with `rehearse_earlier`, the training rows of `earlier` runs, half and half. Own
+    rows are asked as `path`, anchors as the path that they come from. Raises BadData when no row is left to train on.
     """
-    own = {split: [Example(row, path) for row in of_split(rows, split)] for split in SPLITS}
+    earlier = [run for run in (_not_asked_anew(run, rows, score_rows) for run in earlier) if run.train or run.test]
+    own = {split: [Example(row, path, asks=True) for row in of_split(rows, split)] for split in SPLITS}
     _lend_to_validation(own)
     old = {split: [Example(row, _path_of(row) or path) for row in of_split(anchors, split)] for split in SPLITS}
     if not own["train"]:
@@ -62,8 +74,11 @@ def gather(
             "give more rows; a few dozen are the least, a few hundred do good",
         )
     rng = random.Random(seed)  # noqa: S311  sampling, not secrets
-    rehearsed = {split: _drawn(old[split], len(own[split]), replay, rng) for split in ("train", "validation")}
-    rehearsed["validation"] = rehearsed["validation"][: len(old["validation"])]
+    taught = [Example(row, path) for run in earlier for row in run.train] if rehearse_earlier else []
+    rehearsed = {
+        "train": rehearsal([old["train"], taught], len(own["train"]), replay, rng),
+        "validation": rehearsal([old["validation"]], len(own["validation"]), replay, rng)[: len(old["validation"])],
+    }
     return Material(
         train=[*own["train"], *rehearsed["train"]],
         validation=[*own["validation"], *rehearsed["validation"]] if own["validation"] else [],
@@ -71,7 +86,19 @@ def gather(
         anchors=_scored(old["test"], score_rows),
         own={split: len(own[split]) for split in SPLITS},
         replay_rows=len(rehearsed["train"]),
-        notes=tuple(_notes(own, old, replay)),
+        notes=tuple(_notes(own, [*old["train"], *taught], replay)),
+        earlier=tuple(earlier),
+    )
+
+
+def _not_asked_anew(run: EarlierRun, rows: Sequence[Row], score_rows: int) -> EarlierRun:
+    """An earlier run without the requests of the new rows, whose answers count from now on."""
+    new = {request(row) for row in rows}
+    test = [Example(row, "") for row in run.test if request(row) not in new]
+    return replace(
+        run,
+        train=tuple(row for row in run.train if request(row) not in new),
+        test=tuple(example.row for example in _scored(test, score_rows)),
     )
 
 
@@ -102,12 +129,16 @@ def _path_of(row: Row) -> str:
     return "/".join(filter(None, (row.lang, row.domain, row.subdomain)))
 
 
-def _drawn(pool: list[Example], beside: int, share: float, rng: random.Random) -> list[Example]:
-    """Rows of the pool that make up `share` beside the own ones; every one once before any twice."""
-    wanted = round(beside * share / (1 - share)) if pool else 0
+def rehearsal(pools: Sequence[list[Example]], beside: int, share: float, rng: random.Random) -> list[Example]:
+    """Rows that make up `share` beside `beside` others, as many of each pool; of a pool, each once before any twice."""
+    wanted = round(beside * share / (1 - share))
+    filled = [pool for pool in pools if pool]
     drawn: list[Example] = []
-    while len(drawn) < wanted:
-        drawn += rng.sample(pool, min(len(pool), wanted - len(drawn)))
+    for number, pool in enumerate(filled):
+        count = (wanted + number) // len(filled)
+        end = len(drawn) + count
+        while len(drawn) < end:
+            drawn += rng.sample(pool, min(len(pool), end - len(drawn)))
     return drawn
 
 
@@ -116,15 +147,15 @@ def _scored(examples: list[Example], limit: int) -> list[Example]:
     return sorted(examples, key=lambda example: _hash(_key(example.row)))[:limit]
 
 
-def _notes(own: dict[Split, list[Example]], old: dict[Split, list[Example]], replay: float) -> list[str]:
+def _notes(own: dict[Split, list[Example]], old: Sequence[Example], replay: float) -> list[str]:
     notes = []
     if not own["validation"]:
         notes.append("no row fell to validation: the last epoch is taken, without early stopping")
     if not own["test"]:
         notes.append("no row fell to the test: the gain on your own rows is not measured")
-    if replay and not old["train"]:
+    if replay and not old:
         notes.append("the release has no anchors to rehearse: the model will forget what it knew")
-    if not replay and old["train"]:
+    if not replay and old:
         notes.append("without replay the model will forget what it knew")
     return notes
 

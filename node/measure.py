@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +15,7 @@ from sync.model import LoadedModel
 from sync.score import Scores, evaluate
 from sync.tokens import Example
 
-OWN, ANCHORS = "own", "anchors"  # a data set's own name might tell what its owner keeps to himself
+OWN, ANCHORS, EARLIER = "own", "anchors", "earlier"  # a data set's own name might tell what its owner keeps to himself
 OnScored = Callable[[int, int], None]
 
 
@@ -36,22 +37,26 @@ class Figures(BaseModel):
 
 
 class Measured(BaseModel):
-    """One model on both sets; None where there are no rows."""
+    """One model on all sets; None where there are no rows. `earlier`: on the rows of each earlier run in turn."""
 
     model_config = ConfigDict(frozen=True)
 
     own: Figures | None
     anchors: Figures | None
+    earlier: tuple[Figures | None, ...] = ()
 
 
 def measure(loaded: LoadedModel, material: Material, path: str, on_scored: OnScored) -> Measured:
     """Score a model on the held-out rows of a fine-tune."""
-    total = len(material.test) + len(material.anchors)
-    own = None
-    if material.test:
-        own = _figures(evaluate(loaded, material.test, path, lambda done, _: on_scored(done, total)))
-    anchors = _over_paths(loaded, material.anchors, lambda done: on_scored(len(material.test) + done, total))
-    return Measured(own=own, anchors=anchors)
+    sets = [material.test, *(run.test for run in material.earlier)]
+    total = sum(map(len, sets)) + len(material.anchors)
+    done, found = 0, list[Figures | None]()
+    for rows in sets:
+        on_rows = partial(lambda before, count, _: on_scored(before + count, total), done)
+        found.append(_figures(evaluate(loaded, rows, path, on_rows)) if rows else None)
+        done += len(rows)
+    anchors = _over_paths(loaded, material.anchors, lambda count: on_scored(done + count, total))
+    return Measured(own=found[0], anchors=anchors, earlier=tuple(found[1:]))
 
 
 def _figures(scores: Scores) -> Figures:
@@ -83,7 +88,12 @@ def _over_paths(loaded: LoadedModel, examples: Sequence[Example], on_done: Calla
 def as_evaluations(before: Measured, after: Measured, path: str) -> tuple[Evaluation, ...]:
     """The figures as a release carries them (U9): those of the new model, and those of the old one as `..._before`."""
     found = []
-    for name, old, new in ((OWN, before.own, after.own), (ANCHORS, before.anchors, after.anchors)):
+    sets = [(OWN, before.own, after.own), (ANCHORS, before.anchors, after.anchors)]
+    sets += [
+        (f"{EARLIER}-{number}", old, new)
+        for number, (old, new) in enumerate(zip(before.earlier, after.earlier, strict=True), 1)
+    ]
+    for name, old, new in sets:
         if old is None or new is None:
             continue
         earlier = {f"{key}_before": value for key, value in old.metrics().items() if key != "seconds"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,29 +16,10 @@ from typing import Any
 from node.model_outline import check_loads
 from registry.cards import MAX_CARD_BYTES, Card, parse_card
 from registry.errors import BadData, LocalFailure
+from sync.checks.base import CONFIG, MAX_JSON_BYTES, SHARD, SINGLE_WEIGHTS, WEIGHTS_INDEX, belongs, refuse_code
 from sync.checks.tensors import read_header, where_not_finite
 
-SINGLE_WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-CONFIG = "config.json"
-TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.model",
-        "chat_template.jinja",
-        "chat_template.json",
-    }
-)
-OTHER_FILES = frozenset({CONFIG, "generation_config.json"})
-LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)[A-Za-z0-9._-]{0,40}", re.IGNORECASE)
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
-MAX_JSON_BYTES = 4 << 20
 MAX_INDEX_BYTES = 64 << 20
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_FILES = 2_000
@@ -62,28 +42,17 @@ class ModelFolder:
         return sum(file.stat().st_size for file in self.files)
 
 
-def wanted(name: str) -> bool:
-    """Whether a file of this name belongs to a base."""
-    return (
-        name in TOKENIZER_FILES
-        or name in OTHER_FILES
-        or name in (SINGLE_WEIGHTS, WEIGHTS_INDEX)
-        or bool(SHARD.fullmatch(name))
-        or bool(LEGAL.fullmatch(name))
-    )
-
-
 def inspect(folder: Path) -> ModelFolder:
     """Look through a model folder. Raises BadData with the remedy when it is not one that can be taken."""
     names = _names(folder)
     _refuse_other_kinds(names, folder)
     config = _read_json(folder / CONFIG, MAX_JSON_BYTES)
-    _refuse_code(config, CONFIG)
+    refuse_code(config, CONFIG)
     _refuse_quantised(config)
     if "tokenizer_config.json" in names:
-        _refuse_code(_read_json(folder / "tokenizer_config.json", MAX_JSON_BYTES), "tokenizer_config.json")
+        refuse_code(_read_json(folder / "tokenizer_config.json", MAX_JSON_BYTES), "tokenizer_config.json")
     weights = _weight_files(names, folder)
-    chosen = {name for name in names if wanted(name) and (not name.endswith(".safetensors") or name in weights)}
+    chosen = {name for name in names if belongs(name) and (not name.endswith(".safetensors") or name in weights)}
     if weights == [SINGLE_WEIGHTS]:
         chosen.discard(WEIGHTS_INDEX)
     files = tuple(sorted(folder / name for name in chosen))
@@ -150,27 +119,6 @@ def _read_json(file: Path, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadData(f"{file.name} is not a JSON object", "fetch the file again")
     return value
-
-
-def _keys(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON value with its value, at any depth."""
-    stack = [value]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Mapping):
-            yield from node.items()
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
-
-
-def _refuse_code(config: dict[str, Any], name: str) -> None:
-    for key, value in _keys(config):
-        if key in ("auto_map", "custom_pipelines") or (key == "trust_remote_code" and value):
-            raise BadData(
-                f"{name} asks to run Python code that comes with the model ({key})",
-                "such models are not taken; look for a version that transformers knows by itself",
-            )
 
 
 def _refuse_quantised(config: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What an update to the parent is made of: our own release of a path, the run behind it, the rows that may travel.
 
+A graft, whose base is not the parent's, offers answers instead of its adapter.
+
 Nothing is sent from here; `publish` shows an offer, signs it and sends it.
 """
 
@@ -7,17 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
+from node.answer_set import AnswerSet
 from node.context import Node, parent_of
+from node.former_keys import own_keys
 from node.transfer import TransferSet
-from registry.documents import Adapter, Evaluation, File, ReleasePin, Update
+from registry.documents import Adapter, AnyOffering, Distillation, Evaluation, File, ReleasePin, Update
 from registry.errors import LocalFailure
-from registry.keys import PublicKey
+from registry.keys import KeyId, PublicKey
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
 from registry.store import select
-from registry.tables import PeerRow, RunRow
+from registry.tables import HeadRow, PeerRow, ReleaseRow, RunRow
+from registry.taught import read_taught
 from sync.chain import Link, find_release, stored_link
 
 SHOWN_ROWS: Final = 5
@@ -45,7 +50,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Our own release, what it stands on, the run that made it, and the parent it is for."""
+    """Our own release, what it stands on, the run that made it, the parent it is for, and the key that will sign.
+
+    `is_graft`: it stands on no release of the parent, and `above` is the one that the parent is to add answers to.
+    """
 
     parent: PeerRow
     own: Link
@@ -53,52 +61,71 @@ class Offer:
     above: ReleasePin
     run: RunRow
     manifest: str
+    issuer: KeyId
+    is_graft: bool = False
+    memorised: Evaluation | None = None  # what the model repeats of its training rows, once that was measured
 
     @property
     def ref(self) -> Ref:
         """The release that is offered."""
         return Ref(NodePath.parse(self.own.release.path), self.own.release.version)
 
-    def update(self, sequence: int, transfer: TransferSet | None, now: datetime, valid_days: int) -> Update:
+    def update(
+        self, sequence: int, travelling: TransferSet | AnswerSet | None, now: datetime, valid_days: int
+    ) -> AnyOffering:
         """The document that is to be signed (U9)."""
         release = self.own.release
+        said: dict[str, Any] = {
+            "path": release.path,
+            "issuer": self.issuer,
+            "audience": self.parent.key_id,
+            "base": release.base,
+            "release": self.above,
+            "sequence": sequence,
+            "created": now,
+            "expires": now + timedelta(days=valid_days),
+            "claims": (*release.evaluations, *([self.memorised] if self.memorised else [])),
+            "run": self.manifest,
+        }
+        if isinstance(travelling, AnswerSet):
+            return Distillation(
+                **said,
+                teacher=self.own.digest,
+                answers=travelling.file,
+                answer_rows=len(travelling.rows),
+                top=travelling.top,
+                tokenizer=travelling.tokenizer,
+            )
         return Update(
-            path=release.path,
-            issuer=self.own.signer.id,
-            audience=self.parent.key_id,
-            base=release.base,
-            release=self.above,
-            sequence=sequence,
-            created=now,
-            expires=now + timedelta(days=valid_days),
+            **said,
             adapter=self.adapter,
-            claims=release.evaluations,
-            run=self.manifest,
-            transfer=transfer.file if transfer else None,
-            transfer_rows=len(transfer.rows) if transfer else 0,
+            transfer=travelling.file if travelling else None,
+            transfer_rows=len(travelling.rows) if travelling else 0,
         )
 
-    def outgoing(self, node: Node, update: Update, envelope_bytes: int) -> Outgoing:
+    def outgoing(self, node: Node, update: AnyOffering, envelope_bytes: int) -> Outgoing:
         """What leaves with a signed update."""
-        samples: list[Row] = []
-        if update.transfer is not None:
-            samples = read_rows(node.blobs.open_verified(update.transfer.sha256), update.transfer.size)[:SHOWN_ROWS]
         return Outgoing(
             parent_url=self.parent.url,
             parent_fingerprint=PublicKey.from_hex(self.parent.public_key).fingerprint,
             path=update.path,
             version=self.own.release.version,
             envelope_bytes=envelope_bytes,
-            files=files_of(update),
+            files=update.files,
             claims=update.claims,
-            transfer_rows=update.transfer_rows,
-            samples=tuple(samples),
+            transfer_rows=update.rows,
+            samples=tuple(_travelling(node, update)[:SHOWN_ROWS]),
         )
 
 
-def files_of(update: Update) -> tuple[File, ...]:
-    """The files that travel with an update."""
-    return (update.adapter.file, update.transfer) if update.transfer else (update.adapter.file,)
+def _travelling(node: Node, update: AnyOffering) -> list[Row]:
+    """The rows that leave with an update."""
+    if isinstance(update, Distillation):
+        answers = node.blobs.open_verified(update.answers.sha256)
+        return [one.row for one in read_taught(answers, update.answers.size, update.answer_rows, update.top)]
+    if update.transfer is None:
+        return []
+    return read_rows(node.blobs.open_verified(update.transfer.sha256), update.transfer.size)
 
 
 def make_offer(node: Node, path: NodePath) -> Offer:
@@ -110,11 +137,12 @@ def make_offer(node: Node, path: NodePath) -> Offer:
         done = select(RunRow).where(RunRow.path == str(path), RunRow.manifest.is_not(None), RunRow.state == "done")
         runs = session.scalars(done.order_by(RunRow.created.desc(), RunRow.id)).all()
     release = own.release
-    if own.signer.id != node.key.public.id or release.adapter is None:
+    if own.signer not in own_keys(node) or release.adapter is None:
         raise LocalFailure(
             f"{path}@v{release.version} is not this node's own work", f"node finetune {path} --data FILE"
         )
-    if release.above is None:
+    above = release.above or _parents_release(node, path)
+    if above is None:
         raise LocalFailure(f"{path}@v{release.version} stands on no release of the parent", "node pull, then fine-tune")
     made_it = [run for run in runs if run.adapter == release.adapter.file.sha256]
     run = next(iter([*made_it, *runs]), None)  # a rebase changes the adapter, not what it was trained on
@@ -122,4 +150,15 @@ def make_offer(node: Node, path: NodePath) -> Offer:
         raise LocalFailure(
             f"there is no record of the run that made {path}@v{release.version}", f"node finetune {path} --data FILE"
         )
-    return Offer(parent, own, release.adapter, release.above, run, run.manifest)
+    is_graft = release.above is None
+    return Offer(parent, own, release.adapter, above, run, run.manifest, node.key.public.id, is_graft)
+
+
+def _parents_release(node: Node, path: NodePath) -> ReleasePin | None:
+    """The nearest release above a path that is the parent's and was pulled; None where there is none."""
+    places = [str(place) for place in path.chain()[:-1]]
+    heads = select(ReleaseRow).join(HeadRow, HeadRow.release == ReleaseRow.digest)
+    with node.store.read() as session:
+        rows = {row.path: row for row in session.scalars(heads.where(ReleaseRow.path.in_(places), ~ReleaseRow.own))}
+    nearest = next((rows[place] for place in reversed(places) if place in rows), None)
+    return ReleasePin(path=nearest.path, version=nearest.version, digest=nearest.digest) if nearest else None

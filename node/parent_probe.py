@@ -13,6 +13,7 @@ import httpcore
 import httpx
 
 from registry.errors import BadData, LocalFailure
+from sync.address import Network, Reach, read_url
 from sync.wire import BoundedTransport, Deadline
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -27,18 +28,17 @@ class Answer:
     date: datetime | None
 
 
-def probe(url: str, timeout_s: float) -> Answer:
+def probe(url: str, timeout_s: float, networks: tuple[Network, ...] = ()) -> Answer:
     """Ask `url` who it is. Raises LocalFailure when it cannot be reached in time, BadData when it is not a node."""
     import ssl
 
-    context = ssl.create_default_context() if url.startswith("https:") else None
-    transport = BoundedTransport(Deadline(timeout_s, time.monotonic), True, context)
+    peer = read_url(url)
+    context = ssl.create_default_context() if peer.scheme == "https" else None
+    transport = BoundedTransport(Deadline(timeout_s, time.monotonic), peer, Reach(True, networks), context)
     address = f"{url}/v1/node"
     try:
         with httpx.Client(transport=transport, trust_env=False) as client, client.stream("GET", address) as response:
             head, body = response, _body(response)
-    except (httpx.InvalidURL, httpcore.UnsupportedProtocol) as error:
-        raise BadData(f"not a web address: {url}", "node config set parent_url URL") from error
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
         reason = str(error) or "no answer in time"
         raise LocalFailure(f"{url} does not answer: {reason}", "is the parent up, and parent_url right?") from error

@@ -113,7 +113,7 @@ def windows(tokens: int, width: int) -> Iterator[tuple[int, int, int]]:
 
 async def _cost(served: Served, ids: Sequence[int], new: int) -> float:
     """The cost of the last `new` tokens, in nats."""
-    asked = Generation(served.digest, tuple(ids), SamplingParams(1, temperature=0.0, logprobs=0, prompt_logprobs=True))
+    asked = Generation(served.model, tuple(ids), SamplingParams(1, temperature=0.0, logprobs=0, prompt_logprobs=True))
     with translated():
         async with aclosing(served.base.engine.generate(asked)) as chunks:
             async for chunk in chunks:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.bases import base_folder
 from node.context import Node
 from node.datasets import Dataset, Format, preview, read
+from node.earlier import EarlierRun, earlier_runs
 from node.footing import Footing, find_footing, read_anchors
-from node.manifest import DataFacts, RunManifest, package_versions, plan_as_json, this_machine
+from node.manifest import Continuing, DataFacts, EarlierRows, RunManifest, package_versions, plan_as_json, this_machine
 from node.material import Material, Rendered, gather, render, sample
 from node.memory import MemoryEstimate, ModelShape, estimate, free_bytes, read_shape, require_fit
 from node.models import composer
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath
+from sync.continual import Method
 from sync.model import load_tokenizer, resolve_precision
 from sync.tokens import Example
 from sync.train import TrainPlan
@@ -33,6 +36,7 @@ class FinetuneRequest:
     replay: float = 0.5  # share of the parent's anchors among the rows that training sees
     score_rows: int = 500  # held-out rows that are scored at most, of own rows and of anchors each
     dry_run: bool = False
+    continuing: Method | None = None  # go on beside the adapter of the path; None: train that adapter itself further
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,14 @@ def prepare(node: Node, path: NodePath, request: FinetuneRequest) -> Prepared:
     _check_request(node, path, request)
     dataset = read(request.data, request.format)
     footing = find_footing(node, path)
-    plan, notes = _continuing(request.plan or default_plan(node, path), footing)
-    return plan_on(node, footing, dataset, replace(request, plan=plan), notes)
+    plan, earlier = request.plan or default_plan(node, path), earlier_runs(node, path)
+    if request.continuing:
+        notes = _beside(node, request.continuing, plan, footing, earlier)
+    else:
+        plan, notes = _further(plan, footing)
+        if footing.start and earlier:
+            notes.append("rows of earlier runs are neither rehearsed nor scored (--continue)")
+    return plan_on(node, footing, dataset, replace(request, plan=plan), notes, earlier if request.continuing else [])
 
 
 def _check_request(node: Node, path: NodePath, request: FinetuneRequest) -> None:
@@ -83,7 +93,23 @@ def _check_request(node: Node, path: NodePath, request: FinetuneRequest) -> None
         raise BadData(f"this node is responsible for {named}, not for {path}", f"node config set paths {named},{path}")
 
 
-def _continuing(plan: TrainPlan, footing: Footing) -> tuple[TrainPlan, list[str]]:
+def _beside(node: Node, method: Method, plan: TrainPlan, footing: Footing, earlier: Sequence[EarlierRun]) -> list[str]:
+    """What is worth knowing of going on. Raises LocalFailure where there is nothing to go on from."""
+    adapter = footing.start.release.adapter if footing.start else None
+    if footing.start is None or adapter is None:
+        raise LocalFailure(
+            f"{footing.path} has no adapter of its own to go on from", "leave --continue out: this is its first run"
+        )
+    here, bound = footing.start.release, node.settings.rank_budget
+    notes = [f"{here.path}@v{here.version} is continued by {method}: rank {plan.rank} beside its {adapter.shape.rank}"]
+    if plan.rank + adapter.shape.rank > bound:
+        notes.append(f"both together are recompressed to rank {bound} (rank_budget)")
+    if not earlier:
+        notes.append("no rows of earlier runs are here: what they taught is neither rehearsed nor scored")
+    return notes
+
+
+def _further(plan: TrainPlan, footing: Footing) -> tuple[TrainPlan, list[str]]:
     """The plan with room for the adapter that it goes on from."""
     adapter = footing.start.release.adapter if footing.start else None
     if footing.start is None or adapter is None:
@@ -96,8 +122,15 @@ def _continuing(plan: TrainPlan, footing: Footing) -> tuple[TrainPlan, list[str]
     return replace(plan, rank=rank, alpha=plan.alpha * rank / plan.rank, targets=targets), notes
 
 
-def plan_on(node: Node, footing: Footing, dataset: Dataset, request: FinetuneRequest, notes: list[str]) -> Prepared:
-    """The preparation on a given footing, with a given dataset and plan."""
+def plan_on(
+    node: Node,
+    footing: Footing,
+    dataset: Dataset,
+    request: FinetuneRequest,
+    notes: list[str],
+    earlier: Sequence[EarlierRun] = (),
+) -> Prepared:
+    """The preparation on a given footing, with a given dataset, plan and earlier runs."""
     plan = request.plan or TrainPlan()
     path = str(footing.path)
     material = gather(
@@ -107,10 +140,14 @@ def plan_on(node: Node, footing: Footing, dataset: Dataset, request: FinetuneReq
         replay=request.replay,
         score_rows=request.score_rows,
         seed=plan.seed,
+        earlier=earlier,
+        rehearse_earlier=request.continuing == "replay",
     )
     manifest = _manifest(node, footing, dataset, replace(request, plan=plan), material)
     tokenizer = load_tokenizer(base_folder(node.home, node.blobs, manifest.ground.base))
     share, cut = sample(tokenizer, material.train, plan.max_tokens)
+    if plan.prompt_loss:
+        share = 1.0  # logits stand on prompts too
     if cut:
         notes = [*notes, f"{cut:.0%} of the rows are longer than {plan.max_tokens} tokens and are cut (--max-tokens)"]
     shape, free = _shape(node, footing), free_bytes()
@@ -138,6 +175,7 @@ def _manifest(
         path=str(footing.path),
         data=DataFacts(sha256=file.sha256, size_bytes=file.size_bytes, format=dataset.format, rows=material.own),
         ground=footing.ground(),
+        continuing=_continuing(node, request.continuing, material) if request.continuing else None,
         replay=request.replay,
         replay_rows=material.replay_rows,
         score_rows=request.score_rows,
@@ -145,6 +183,14 @@ def _manifest(
         precision=resolve_precision(node.settings.precision),
         packages=package_versions(),
         machine=this_machine(),
+    )
+
+
+def _continuing(node: Node, method: Method, material: Material) -> Continuing:
+    return Continuing(
+        method=method,
+        rank_bound=node.settings.rank_budget,
+        earlier=tuple(EarlierRows(run=run.run, sha256=run.digest) for run in material.earlier),
     )
 
 

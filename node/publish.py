@@ -10,26 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
+from node.answer_set import AnswerSet, make_answers
 from node.context import Node
 from node.datasets.files import Limits, examine
-from node.offer import Offer, Outgoing, files_of, make_offer
+from node.memorised import memorised
+from node.offer import Offer, Outgoing, make_offer
+from node.outbox import READY, deliver, opened
 from node.transfer import TransferSet, chosen_rows, make_transfer, training_prompts
-from node.updates import keep_standing, outcome_of
-from registry.documents import Update, open_document, seal_document
+from node.updates import outcome_of
+from registry.documents import seal_document
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath
 from registry.store import select
 from registry.tables import DecisionRow, SequenceRow, UpdateRow
 from sync.fetch import OnProgress, no_progress
-from sync.push import standing, submit
-from sync.transport import Refused
-
-READY: Final = "ready"  # signed and stored; the parent has not answered yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,8 @@ def publish(
     once, before the update is signed; publishing the same again does not ask again. `anew` signs another update all
     the same, as after a rejection for a clock that was wrong.
 
-    Raises LocalFailure when there is nothing to publish, `confirm` says no or the parent does not answer in time,
+    Raises LocalFailure when there is nothing to publish, the model gives away too much of its training rows, `confirm`
+    says no or the parent does not answer in time,
     Refused when the parent does not listen to this node, BadData when the rows are not fit to travel. An update that
     fails the parent's checks is a result, not an error.
     """
@@ -89,7 +88,9 @@ def publish(
     about = {"release": offer.own.digest, "audience": offer.parent.key_id, "asked": wish.key}
     row = None if anew else _signed_before(node, offer, about, now)
     if new := row is None:
-        row = _sign(node, offer, about, transfer=_transfer_set(node, offer, wish), confirm=confirm, now=now)
+        if not offer.is_graft:  # of which no adapter leaves
+            offer = replace(offer, memorised=memorised(node, offer))
+        row = _sign(node, offer, about, travelling=_travelling(node, offer, wish), confirm=confirm, now=now)
     return _send(node, offer, row, now, on_progress, new=new)
 
 
@@ -100,21 +101,25 @@ def _signed_before(node: Node, offer: Offer, about: dict[str, str], now: datetim
         rows = session.scalars(sent.order_by(UpdateRow.sequence.desc())).all()
     for row in rows:
         taken = row.verdict is not None and row.state != "rejected"
-        if json.loads(row.detail) == about and (taken or now < _opened(node, row).expires):
+        if json.loads(row.detail) == about and (taken or now < opened(node, row).expires):
             return row
     return None
 
 
-def _opened(node: Node, row: UpdateRow) -> Update:
-    return open_document(row.envelope, Update, [node.key.public])[0]
-
-
-def _transfer_set(node: Node, offer: Offer, wish: _Wish) -> TransferSet | None:
-    if wish.file is not None:
-        return make_transfer(node, offer.ref, chosen_rows(wish.file, node))
-    if wish.prompts:
-        return make_transfer(node, offer.ref, training_prompts(node, offer.run, wish.prompts))
-    return None
+def _travelling(node: Node, offer: Offer, wish: _Wish) -> TransferSet | AnswerSet | None:
+    """The prompts that were chosen, with this node's own answers. Of a graft nothing else can travel (U14)."""
+    if wish.file is None and not wish.prompts:
+        if not offer.is_graft:
+            return None
+        raise LocalFailure(
+            f"{offer.ref} has another base than the parent's {offer.above.path}: its weights mean nothing there; what "
+            "it knows travels as answers to prompts, and none were chosen",
+            f"node publish {offer.ref.path} --transfer-rows 500, or --transfer-set FILE",
+        )
+    rows = chosen_rows(wish.file, node) if wish.file else training_prompts(node, offer.run, wish.prompts)
+    if offer.is_graft:
+        return make_answers(node, offer.ref, offer.above, rows)
+    return make_transfer(node, offer.ref, rows)
 
 
 def _sign(
@@ -122,7 +127,7 @@ def _sign(
     offer: Offer,
     about: dict[str, str],
     *,
-    transfer: TransferSet | None,
+    travelling: TransferSet | AnswerSet | None,
     confirm: Callable[[Outgoing], bool],
     now: datetime,
 ) -> UpdateRow:
@@ -130,7 +135,7 @@ def _sign(
     key_id, path, days = node.key.public.id, offer.own.release.path, node.settings.update_valid_days
     with node.store.read() as session:
         used = session.get(SequenceRow, (key_id, path))
-    draft = offer.update(used.highest + 1 if used else 1, transfer, now, days)
+    draft = offer.update(used.highest + 1 if used else 1, travelling, now, days)
     if not confirm(offer.outgoing(node, draft, len(seal_document(draft, node.key)))):
         raise LocalFailure("not confirmed: nothing was signed, nothing has left this machine", f"node publish {path}")
     with node.store.transaction() as session:
@@ -139,7 +144,7 @@ def _sign(
             used = SequenceRow(issuer=key_id, path=path, highest=0)
             session.add(used)
         used.highest += 1
-        envelope = seal_document(offer.update(used.highest, transfer, now, days), node.key)
+        envelope = seal_document(offer.update(used.highest, travelling, now, days), node.key)
         row = UpdateRow(
             digest=hashlib.sha256(envelope).hexdigest(),
             direction="out",
@@ -160,20 +165,18 @@ def _sign(
 def _send(
     node: Node, offer: Offer, row: UpdateRow, now: datetime, on_progress: OnProgress, *, new: bool
 ) -> PublishResult:
-    update, peer = _opened(node, row), node.peer(offer.parent.url)
     try:
-        where = submit(peer, row.envelope, files_of(update), node.blobs, on_progress)
-    except Refused as refusal:
-        if not refusal.code.startswith("check_"):
-            raise
-        where = standing(peer, row.digest)
-    kept = keep_standing(node, row.digest, where, offer.parent, now)
-    verdict = outcome_of(kept, offer.parent)
+        kept = deliver(node, row, offer.parent, now, on_progress)
+    except LocalFailure as error:
+        raise LocalFailure(
+            error.message, "the update is signed and stored: `node up` or `node sync once` sends it later"
+        ) from error
+    verdict = outcome_of(node, kept, offer.parent)
     return PublishResult(
         digest=row.digest,
         sequence=row.sequence,
         state=kept.state,
         reason=verdict.reason if verdict else "",
-        sent=offer.outgoing(node, update, len(row.envelope)),
+        sent=offer.outgoing(node, opened(node, row), len(row.envelope)),
         new=new,
     )

@@ -1,4 +1,4 @@
-"""The child's round: follow the parent, and decide for every own release what the parent's new release means to it.
+"""The child's round: decide for every own release what the parent's new release above it means to it.
 
 The ways and their measurement are `sync.rebase`'s; here the rows are found, the outcome is signed and stored. Staying
 is written down too, so that the same release is not tried again.
@@ -16,17 +16,16 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from node.context import Node
+from node.earlier import own_rows
+from node.logs import tried_again
 from node.models import composer
 from node.outdated import DECISION, outdated
-from node.pull import pull
 from node.run_lock import run_lock
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
 from registry.documents import Adapter, Evaluation, File, Release
-from registry.errors import BanyanError
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
-from registry.store import select
-from registry.tables import DecisionRow, RunRow
+from registry.tables import DecisionRow
 from sync.chain import Link, serve, signed_link
 from sync.consolidate import CONSOLIDATION_TOKENS
 from sync.delta import WEIGHTS_FILE, write_adapter
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 MAX_ROWS_BYTES: Final = 256 << 20
 MAX_JUDGED_ROWS: Final = 500
 MAX_REHEARSED_ROWS: Final = 3000
+MAX_NEWS: Final = 8000  # to a graft, at its first look, everything is new
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,16 @@ class Rebased:
     options: list[dict[str, object]]
 
 
-def follow(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
-    """Pull what the parent has, then rebase every own release whose pinned release has a successor."""
-    pull(node, None, now)
-    return rebase_all(node, now, on_step)
-
-
-def child_round(node: Node, now: datetime) -> None:
-    """Everything a child has to do now; what fails is logged and tried again in the next round."""
-    try:
-        for done in follow(node, now):
-            log.info("%s: %s over the parent's v%d, now v%d", done.path, done.way, done.above, done.version)
-    except BanyanError as error:
-        log.warning("following the parent: %s (%s)", error.message, error.hint)
+def rebase_round(
+    node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None
+) -> list[Rebased]:
+    """Rebase what is outdated; what fails is logged and tried again in the next round."""
+    done: list[Rebased] = []
+    with tried_again("rebasing"):
+        done += rebase_all(node, now, on_step)
+    for one in done:
+        log.info("%s: %s over the parent's v%d, now v%d", one.path, one.way, one.above, one.version)
+    return done
 
 
 def rebase_all(node: Node, now: datetime, on_step: Callable[[StepReport], None] = lambda report: None) -> list[Rebased]:
@@ -77,12 +74,13 @@ def rebase_all(node: Node, now: datetime, on_step: Callable[[StepReport], None] 
 
 def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable[[StepReport], None]) -> Rebased:
     making = composer(node)
-    train, test = _own_rows(node, own.release.path)
+    train, test = own_rows(node, NodePath.parse(own.release.path))
     anchors = _anchors(node, above.release)
     random.Random(above.digest).shuffle(anchors)  # noqa: S311  a choice that can be repeated, no secret
     held = min(len(anchors) // 10, MAX_JUDGED_ROWS)
     judged, anchors = anchors[:held], anchors[held:]
-    known = {(row.input, row.task) for row in _anchors(node, making.chain(own.digest)[-2].release)}
+    below = making.chain(own.digest)[:-1]  # nothing below a graft: it has the anchors that it learned from last
+    known = {(row.input, row.task) for row in _anchors(node, (below[-1] if below else own).release)}
     shape = own.release.adapter.shape if own.release.adapter else None
     plan = TrainPlan(
         epochs=node.settings.rebase_epochs,
@@ -95,7 +93,7 @@ def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable
     rebase = Rebase(
         composer=making,
         own=own,
-        old_above=making.chain(own.digest)[:-1],
+        old_above=below,
         new_above=making.chain(above.digest),
         own_train=train,
         own_test=test[:MAX_JUDGED_ROWS],
@@ -105,28 +103,13 @@ def _rebase(node: Node, own: Link, above: Link, now: datetime, on_step: Callable
         plan=plan,
         work=node.home.runs / f"rebase-{own.digest[:8]}-{above.digest[:8]}",
         on_step=on_step,
-        parent_news=[row for row in anchors if (row.input, row.task) not in known],
+        parent_news=[row for row in anchors if (row.input, row.task) not in known][:MAX_NEWS],
     )
     options = rebase.options()
     chosen = choose(options)
     version = _store(node, rebase, options, chosen, now)
     shutil.rmtree(rebase.work, ignore_errors=True)
     return Rebased(own.release.path, above.release.version, chosen.way, version, [_shown(one) for one in options])
-
-
-def _own_rows(node: Node, path: str) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows of the last run at a path, as its folder keeps them."""
-    with node.store.read() as session:
-        runs = select(RunRow).where(RunRow.path == path, RunRow.kind == "finetune", RunRow.state == "done")
-        run = session.scalars(runs.order_by(RunRow.changed.desc())).first()
-    if run is None:
-        return [], []
-    folder = node.home.runs / run.id
-    train, test = (
-        read_rows(folder / name, MAX_ROWS_BYTES) if (folder / name).exists() else []
-        for name in ("train.jsonl", "test.jsonl")
-    )
-    return train, test
 
 
 def _anchors(node: Node, release: Release) -> list[Row]:
@@ -142,9 +125,9 @@ def _shown(option: Option) -> dict[str, object]:
 def _store(node: Node, rebase: Rebase, options: list[Option], chosen: Option, now: datetime) -> int:
     """Sign the outcome and serve it, or note that the node stays; in one transaction with the decision."""
     above = rebase.new_above[-1]
-    body = json.dumps(
-        {"above": above.digest, "way": chosen.way, "options": [_shown(one) for one in options]}, allow_nan=False
-    )
+    shown = [_shown(one) for one in options]
+    about = {"path": rebase.own.release.path, "above": above.digest, "way": chosen.way, "options": shown}
+    body = json.dumps(about, allow_nan=False)
     with node.store.transaction() as session:
         session.add(DecisionRow(at=now, kind=DECISION, subject=rebase.own.digest, body=body))
         if chosen.way == "stay":
@@ -169,10 +152,10 @@ def _new_release(node: Node, rebase: Rebase, chosen: Option, now: datetime) -> R
     return Release(
         path=old.path,
         version=old.version + 1,
-        base=above.release.base,
-        base_name=above.release.base_name,
+        base=old.base if chosen.way == "distil" else above.release.base,
+        base_name=old.base_name if chosen.way == "distil" else above.release.base_name,
         adapter=_adapter(node, rebase, chosen),
-        above=above.pin,
+        above=None if chosen.way == "distil" else above.pin,
         previous=rebase.own.digest,
         anchors=above.release.anchors,
         card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
@@ -208,6 +191,6 @@ def _card(node: Node, rebase: Rebase, chosen: Option, evaluations: tuple[Evaluat
         relation="adapter",
         library="peft",
         evaluations=evaluations,
-        summary=f"Version {version} of {old.path}, rebased on {above.path}@v{above.version}: {chosen.way}.",
+        summary=f"Version {version} of {old.path}, after {above.path}@v{above.version}: {chosen.way}.",
     )
     return render_card(facts)

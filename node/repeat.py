@@ -12,6 +12,7 @@ from pathlib import Path
 
 from node.context import Node
 from node.datasets import read
+from node.earlier import named_runs
 from node.finetune import check_disk, failures
 from node.footing import Footing, footing_on
 from node.manifest import RunManifest
@@ -90,17 +91,25 @@ def prepare_repeat(node: Node, manifest: RunManifest, data: Path) -> Repetition:
             f"give the file as it was, of {manifest.data.size_bytes:,} bytes; or train on this one: "
             f"node finetune {manifest.path} --data {data}",
         )
+    continuing = manifest.continuing
     request = FinetuneRequest(
-        data, manifest.data.format, manifest.train_plan, manifest.replay, score_rows=manifest.score_rows
+        data,
+        manifest.data.format,
+        manifest.train_plan,
+        manifest.replay,
+        score_rows=manifest.score_rows,
+        continuing=continuing.method if continuing else None,
     )
+    earlier = named_runs(node, [(one.run, one.sha256) for one in continuing.earlier]) if continuing else []
     as_then = replace(node, settings=node.settings.model_copy(update=_settings_of(manifest)))
-    prepared = plan_on(as_then, _footing_of(node, manifest), dataset, request, [])
+    prepared = plan_on(as_then, _footing_of(node, manifest), dataset, request, [], earlier)
     return Repetition(as_then, manifest, prepared, tuple(manifest.differences(prepared.manifest)))
 
 
 def _settings_of(manifest: RunManifest) -> dict[str, object]:
-    """Sums are taken in another order on another number of threads."""
-    return {"threads": manifest.machine.threads, "precision": manifest.precision}
+    """Sums are taken in another order on another number of threads; the bound of the rank is part of the outcome."""
+    then: dict[str, object] = {"threads": manifest.machine.threads, "precision": manifest.precision}
+    return then | ({"rank_budget": manifest.continuing.rank_bound} if manifest.continuing else {})
 
 
 def _footing_of(node: Node, manifest: RunManifest) -> Footing:

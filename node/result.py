@@ -47,6 +47,12 @@ class Outcome(BaseModel):
         won = _points(self.before.anchors, self.after.anchors)
         return None if won is None else -won
 
+    @property
+    def earlier_forgotten_points(self) -> list[float | None]:
+        """Points of exact match lost on the rows of each earlier run."""
+        pairs = zip(self.before.earlier, self.after.earlier, strict=True)
+        return [None if (won := _points(old, new)) is None else -won for old, new in pairs]
+
 
 def _points(before: object, after: object) -> float | None:
     first, second = getattr(before, "exact_match", None), getattr(after, "exact_match", None)
@@ -117,7 +123,7 @@ def store_result(
             card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
             evaluations=evaluations,
             contributions=(),
-            recompression_error=None,
+            recompression_error=trained.recompression_error,
             created=now,
             expires=now + timedelta(days=node.settings.release_valid_days),
         )
@@ -154,6 +160,7 @@ def _card_facts(
     rehearsed = (
         f"{manifest.replay_rows} rows of old knowledge rehearsed beside them" if manifest.replay_rows else "no replay"
     )
+    continued = f" It goes on from the adapter before by {manifest.continuing.method}." if manifest.continuing else ""
     return CardFacts(
         ref=ref,
         title=str(ref),
@@ -167,6 +174,7 @@ def _card_facts(
         training=(
             f"LoRA of rank {plan.rank} on {', '.join(plan.targets)}; {manifest.data.rows['train']} own training rows, "
             f"{rehearsed}; at most {plan.epochs} epochs, learning rate {plan.learning_rate:g}, seed {plan.seed}."
+            f"{continued}"
         ),
         limits="Nobody but its owner has evaluated it; figures are from held-out rows of the same source.",
     )
@@ -174,7 +182,9 @@ def _card_facts(
 
 def _evidence(manifest: RunManifest, release: str, measured: Measured, now: datetime) -> list[EvaluationRow]:
     """The figures of one release as rows of this node's evidence."""
-    sets = ((manifest.data.sha256, measured.own), (manifest.ground.anchors, measured.anchors))
+    sets = [(manifest.data.sha256, measured.own), (manifest.ground.anchors, measured.anchors)]
+    if manifest.continuing:
+        sets += zip((one.sha256 for one in manifest.continuing.earlier), measured.earlier, strict=True)
     return [
         EvaluationRow(
             release=release,

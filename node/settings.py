@@ -24,6 +24,7 @@ from registry.errors import BadData, BanyanError
 from registry.fields import Name
 from registry.home import Home
 from registry.paths import NodePath
+from sync.address import read_networks, read_node_url
 
 ENVIRONMENT_PREFIX = "BANYAN_"
 MAX_PORT = 65_535
@@ -65,18 +66,17 @@ def _named(folder: object) -> object:
 
 def _web_address(url: str) -> str:
     """An http(s) URL without trailing slash, or nothing."""
-    if not url:
-        return url
     try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or 0 < parts.port <= MAX_PORT
-    except ValueError as error:
-        raise ValueError(f"not a web address: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        raise ValueError("a web address begins with http:// or https:// and names a host")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("a node's address has no user, password, query or fragment")
-    return url.rstrip("/")
+        return read_node_url(url) if url else url
+    except BadData as error:
+        raise ValueError(f"{error.message}: {error.hint}") from None
+
+
+def _network(text: str) -> str:
+    try:
+        return str(read_networks([text])[0])
+    except BadData as error:
+        raise ValueError(f"{error.message}: {error.hint}") from None
 
 
 def _upstream(text: str) -> str:
@@ -92,6 +92,7 @@ ApiKey = Annotated[str, StringConstraints(min_length=8, max_length=256, pattern=
 HubToken = Annotated[str, StringConstraints(max_length=256, pattern=r"^([!-~]{8,})?$")]
 UpstreamText = Annotated[str, AfterValidator(_upstream)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+NetworkText = Annotated[str, AfterValidator(_network)]
 PathText = Annotated[str, AfterValidator(_node_path)]
 
 
@@ -117,8 +118,22 @@ class Settings(BaseSettings):
     parent_key: str = Field(
         "", pattern=r"^([0-9a-f]{64})?$", description="Public key (hex) of the parent; pinned when first enrolled"
     )
+    peer_networks: Annotated[tuple[NetworkText, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (),
+        max_length=64,
+        description="Networks whose addresses may be contacted though they are not public, such as 10.0.0.0/8; an "
+        "address of yours that you type yourself needs none",
+    )
     follow_parent: bool = Field(True, description="Whether the daemon pulls the parent's releases and rebases its own")
     poll_interval_s: float = Field(30.0, gt=0, le=86_400, description="Time between two looks at the parent")
+    peer_backoff_max_s: float = Field(
+        300.0, gt=0, le=86_400, description="Longest time that a peer is left alone after it failed"
+    )
+    peer_bytes_per_day: int = Field(128 << 30, gt=0, description="Bytes that the daemon exchanges with a peer a day")
+    peer_requests_per_day: int = Field(200_000, gt=0, description="Requests that the daemon makes to a peer a day")
+    peer_round_s: float = Field(
+        7_200.0, gt=0, le=86_400, description="Longest time that requests to a peer take in one round"
+    )
     request_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Longest wait for a peer to answer a request")
     transfer_timeout_s: float = Field(3_600.0, gt=0, le=86_400, description="Longest time for one file to travel")
     clock_skew_s: float = Field(300.0, ge=0, le=86_400, description="How far a peer's clock may differ from ours")
@@ -166,30 +181,145 @@ class Settings(BaseSettings):
     adapter_slots: int = Field(64, ge=1, le=4_096, description="Adapters of releases that one base keeps in memory")
     log_format: Literal["text", "json"] = Field("text", description="Lines of the log: for people, or JSON")
     drain_s: float = Field(30.0, ge=0, le=3_600, description="Longest time that running answers get when a node ends")
+    log_checkpoint_interval_s: float = Field(
+        30.0, ge=0, le=86_400, description="Shortest time between two signed checkpoints of the log of decisions"
+    )
+    log_peers: Annotated[tuple[WebAddress, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (),
+        max_length=16,
+        description="Other nodes that follow the same parent, or the parent's parent, separated by commas: what each "
+        "saw of the parent's log is compared with what they saw",
+    )
     policy_every: int = Field(2, ge=1, le=1_000, description="Accepted updates that start a new release")
     policy_max_wait_s: float = Field(
         86_400.0, ge=0, description="Longest time that an accepted update waits for others before a release"
     )
+    policy: Literal[
+        "every-n",
+        "time",
+        "samples",
+        "buffer",
+        "staleness",
+        "drift",
+        "event",
+        "lazy",
+        "gain",
+        "gain-per-byte",
+        "always",
+        "never",
+    ] = Field("every-n", description="What makes accepted updates a release; see `sync/policy.py`")
+    policy_samples: int = Field(1_000, ge=1, description="Policy samples: training rows of the waiting updates")
+    policy_senders: int = Field(2, ge=1, le=1_000, description="Policy buffer: different senders that must wait")
+    policy_weight: float = Field(
+        2.0, gt=0, description="Policy staleness: updates, those on old releases counting less"
+    )
+    policy_drift: float = Field(2.0, gt=0, description="Policy drift: usual changes that all updates make together")
+    policy_event: float = Field(1.5, gt=0, description="Policy event: how many usual changes one update makes")
+    policy_lazy: float = Field(0.5, gt=0, description="Policy lazy: part of the last releases' squared change")
+    policy_points: float = Field(10.0, gt=0, description="Policy gain: points that the updates add, as measured here")
+    policy_points_per_mb: float = Field(
+        1.0, gt=0, description="Policy gain-per-byte: points gained for each MB that all children will pull"
+    )
+    memorisation_prompts: int = Field(
+        200,
+        ge=0,
+        le=100_000,
+        description="Prompts sampled from a model before it is published, to see how many repeat a row; 0 for none",
+    )
+    memorisation_max_share: float = Field(
+        0.2, ge=0, le=1, description="Share of them that may repeat a training row, word for word or nearly"
+    )
     rank_budget: int = Field(64, ge=1, le=256, description="Rank to which a release's own adapter is recompressed")
+    aggregation: Literal[
+        "mean",
+        "fedit",
+        "flexlora",
+        "sum",
+        "ties",
+        "dare",
+        "regmean",
+        "norm-clipping",
+        "centred-clipping",
+        "geometric-median",
+        "krum",
+        "multi-krum",
+        "trimmed-mean",
+        "median",
+        "nnm+norm-clipping",
+        "nnm+centred-clipping",
+        "nnm+geometric-median",
+        "nnm+krum",
+        "nnm+multi-krum",
+        "nnm+trimmed-mean",
+        "nnm+median",
+    ] = Field("mean", description="How the updates of a release become one change; see `sync/aggregate/rules.py`")
+    aggregation_f: int = Field(
+        0, ge=0, le=1_000, description="Aggregation: how many of the updates of a release may lie; 0 trusts them all"
+    )
     anchor_rows: int = Field(8_000, ge=0, le=100_000, description="Rows of old knowledge that a release carries")
-    size_max_z: float = Field(6.0, gt=0, description="Robust z-score of an adapter's norms above which it is refused")
+    size_max_z: float = Field(6.0, gt=0, description="Robust z-score of an adapter's norms above which it is held back")
+    spectrum_max_z: float = Field(
+        6.0, gt=0, description="Robust z-score of the form of an adapter's changes above which it is held back"
+    )
+    siblings_max_z: float = Field(
+        6.0, gt=0, description="Robust z-score of an adapter's distance from its siblings above which it is held back"
+    )
+    siblings_max_cosine: float = Field(
+        0.999, gt=0, le=1, description="Cosine of two senders' adapters above which they count as copies"
+    )
+    root_min_cosine: float = Field(
+        -0.05, ge=-1, le=1, description="Least cosine of an adapter with what this node's own rows would change"
+    )
     behaviour_max_loss_points: float = Field(
         5.0, ge=0, le=100, description="Points that the validation rows may lose when one update is merged"
+    )
+    behaviour_min_agreement: float = Field(
+        0.9, ge=0, le=1, description="Share of the transfer rows whose answers the merged model must give itself"
+    )
+    canaries_max_changed: int = Field(0, ge=0, description="Canaries whose answers one update may change")
+    triggers_max_collapse: float = Field(
+        0.75, gt=0, le=1, description="Share of prompts that words put into them may bring to one new answer"
+    )
+    release_max_change_points: float = Field(
+        30.0, ge=0, le=100, description="Points of the last release's answers that a new one of the parent may change"
     )
     gate_max_loss_points: float = Field(
         1.0, ge=0, le=100, description="Points beyond the sampling error that a release may lose on validation rows"
     )
     gate_min_gain_kept: float = Field(
-        0.9, ge=0, le=1, description="Share of each child's claimed gain that a release must keep"
+        0.9, ge=0, le=1, description="Share of each child's gain, claimed and measured, that a release must keep"
+    )
+    gate_tries: int = Field(
+        4, ge=1, le=32, description="Candidates judged at most, ever nearer to the old release, before one is given up"
     )
     consolidate_epochs: int = Field(3, ge=0, le=100, description="Passes of consolidation after a merge; 0 for none")
     consolidate_learning_rate: float = Field(3e-3, gt=0, le=1, description="Peak learning rate of consolidation")
+    consolidate_prompts: int = Field(
+        800,
+        ge=0,
+        le=100_000,
+        description="Prompts of each child: what did not travel is made up for by the files in prompts/, then by "
+        "prompts sampled from the child's model; 0 for those that travelled alone",
+    )
+    distillation_top: int = Field(
+        8, ge=0, le=20, description="Log-probabilities at each token of answers to a parent with the same tokenizer"
+    )
     rebase_epochs: int = Field(
         2, ge=0, le=100, description="Passes of training when a release of the parent is adopted"
     )
     release_valid_days: int = Field(365, ge=1, le=3_650, description="Days until a release expires")
     update_valid_days: int = Field(30, ge=1, le=365, description="Days until an update expires")
     enrolment_valid_days: int = Field(365, ge=1, le=3_650, description="Days until an enrolment expires")
+
+    root_valid_days: int = Field(
+        365, ge=1, le=3_650, description="Days until the root of this node's keys expires; a person signs it"
+    )
+    metadata_valid_days: int = Field(
+        30, ge=1, le=365, description="Days until the list of releases expires; the daemon signs it anew in time"
+    )
+    timestamp_valid_hours: int = Field(
+        24, ge=1, le=720, description="Hours for which children can be kept from news before they notice"
+    )
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from registry.documents import MAX_RANK, AdapterShape
-from registry.errors import BadData, LocalFailure
+from registry.documents import AdapterShape
+from registry.errors import LocalFailure
 from sync.chain import Link
+from sync.stack_shape import StackShape
 
 if TYPE_CHECKING:
     from sync.delta import Delta
@@ -66,12 +67,12 @@ class StackedAdapters:
         return None
 
     def _made(self, release: str, deltas: list[Delta]) -> StackedFile:
-        from sync.delta import stack, write_adapter
+        from sync.delta import stack, write_stack
 
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._folder / f".{release}.{os.getpid()}"
         try:
-            write_adapter(stack(deltas), new)
+            write_stack(stack(deltas), new)
             with new.open("rb") as source:
                 digest = hashlib.file_digest(source, "sha256").hexdigest()
             made = new.replace(self._folder / f"{release}.{digest}{SUFFIX}")
@@ -93,15 +94,10 @@ class StackedAdapters:
 
 
 def stacked_shape(chain: list[Link]) -> AdapterShape | None:
-    """The shape of the stack of a chain's adapters, as `sync.delta` writes it; None where there is none.
-
-    Raises BadData where their ranks together exceed what an adapter may have.
-    """
+    """The shape of the stack of a chain's adapters, as `sync.delta` writes it; None where there is none."""
     shapes = [link.release.adapter.shape for link in chain if link.release.adapter is not None]
     if len(shapes) <= 1:
         return shapes[0] if shapes else None
     targets = sorted({target for shape in shapes for target in shape.targets})
     rank = max(sum(shape.rank for shape in shapes if target in shape.targets) for target in targets)
-    if rank > MAX_RANK:
-        raise BadData(f"the adapters of this path have rank {rank} together; {MAX_RANK} is the limit", "load it merged")
-    return AdapterShape(rank=rank, alpha=float(rank), targets=tuple(targets), dtype="F32")
+    return StackShape(rank=rank, alpha=float(rank), targets=tuple(targets), dtype="F32")

@@ -9,10 +9,8 @@ Places of the tree need the node of a home; folders do not.
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -72,35 +70,19 @@ def run(models: Started, settings: Settings, grpc_port: int | None) -> None:
 
 
 async def _run(models: Started, settings: Settings, grpc_port: int | None) -> None:
-    from node.api.server import make_server
+    from node.api.server import make_server, until_told
     from node.api.simple.answers import Answers
     from node.api.simple.app import WithDefaults, create_started_app
 
     router = WithDefaults(models)
     app = create_started_app(models, router, settings.api_keys)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_terminated_as_interrupted())
         if grpc_port is not None:
             from node.grpc.server import serving
 
             door = serving(Answers(router, models.names[0]), settings, grpc_port)
             await stack.enter_async_context(door)
-        await make_server(app, settings.host, settings.port, settings.drain_s).serve()
-        with suppress(asyncio.CancelledError):  # the server raises the signal that ended it once more
-            await asyncio.sleep(0)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM does what SIGINT does here, so that both ends are orderly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        await until_told(make_server(app, settings.host, settings.port, settings.drain_s))
 
 
 def serve(

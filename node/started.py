@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,51 +24,18 @@ from node.engine.lora import AdapterFile
 from node.generation import GenerationSettings, Said, model_says
 from node.model_folder import inspect
 from node.peft_config import MAX_CONFIG_BYTES, read_peft_config
+from node.serving.bases import Base
 from node.serving.errors import UnknownModel
-from node.serving.models import Base, Models, Served, adapter_file, parse_name
+from node.serving.models import Models, Served, adapter_file, parse_name
 from node.serving.prompts import Prompts
 from node.serving.requests import ModelInfo
+from node.source import Source
 from registry.errors import BadData, LocalFailure
 from sync.chain import Link, find_release, stored_chain
 from sync.checks.tensors import read_header, where_not_finite
 from sync.delta import CONFIG_FILE, WEIGHTS_FILE
 
 MOST_MODELS: Final = 256
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@-]{0,199}")
-FOLDER_STARTS: Final = (".", "/", "~")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a person named: a folder where `folder` is given, else a place of the tree (`name` is its path)."""
-
-    name: str
-    folder: Path | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """Read `./folder`, `NAME=./folder`, `en/health` or `en/health@v2`; raises BadData.
-
-        A folder begins with a dot, a slash or a tilde, so that no name means two things.
-        """
-        given, equals, place = text.partition("=")
-        if not equals:
-            given, place = "", text
-        if place.startswith(FOLDER_STARTS):
-            folder = Path(place).expanduser().absolute()
-            name = given or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(os.path.normpath(folder)).name).strip("-._")
-            if not NAME.fullmatch(name):
-                raise BadData(f"{name!a:.80} is no name for a model", f"give it one: NAME={place}")
-            return cls(name, folder)
-        try:
-            return cls(str(parse_name(place)) if not equals else _refuse_name(text))
-        except BadData as error:
-            hint = f"a folder is written ./{place}" if Path(place).exists() else error.hint
-            raise BadData(error.message, hint) from error
-
-
-def _refuse_name(text: str) -> str:
-    raise BadData(f"{text!a:.120}: a place of the tree has its own name", "leave NAME= out; a folder is NAME=./FOLDER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +121,7 @@ class Started:
         if source.name in self._entries:
             raise BadData(f"two models are called {source.name}", f"name the adapter: --lora NAME={source.folder}")
         adapter = peft_adapter(source.folder)
-        model = f"{served.digest}+{adapter.id}"
+        model = f"{served.model}+{source.name}"
         with _as_bad_data(source.folder):
             served.base.engine.add_model(model, [*self._adapters(first), adapter])
         mine = Served(served.base, model, served.path)
@@ -169,7 +134,7 @@ class Started:
                 f"{name} is a place of the tree, and there is no node here", "node init, or give ./FOLDER"
             )
         tree, chain = self._tree, self._chain(name)
-        tree.served(name)
+        tree.load(name)
         base = chain[0].release.base
         family = read_manifest(self._node.blobs, base).family
         settings = self._said.settings(family, model_says(base_folder(self._node.home, self._node.blobs, base)))

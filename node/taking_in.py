@@ -25,10 +25,10 @@ from registry.paths import NodePath, Ref
 from registry.tables import RunRow
 from sync.chain import Link, next_version, serve, signed_link
 from sync.checks.files import check_files
-from sync.checks.size import check_size, module_norms
+from sync.checks.size import check_size, check_terms, norms_of
 from sync.checks.tensors import read_header
 from sync.delta import WEIGHTS_FILE, Delta, read_adapter, scaled, stack, write_adapter
-from sync.promote import base_norms
+from sync.inspection import base_norms
 from sync.verdict import failed
 
 MAX_NOTE_CHARS = 20_000
@@ -86,8 +86,9 @@ def _checked(node: Node, foreign: Foreign) -> AdapterShape:
     results = check_files(foreign.weights, declared, config, rank_limit=node.settings.max_adapter_rank)
     if not failed(results):
         loaded = composer(node).load_chain(foreign.ground) if foreign.ground else load_model(base, [], "fp32")
-        norms = module_norms(foreign.weights, shape)
-        results += check_size(norms, base_norms(loaded), [], z_limit=node.settings.size_max_z)
+        delta, weights = read_adapter(foreign.weights, shape), base_norms(loaded)
+        results += check_size(norms_of(delta), weights, [], z_limit=node.settings.size_max_z)
+        results.append(check_terms(delta, weights))
     if wrong := failed(results):
         raise BadData("the adapter was refused: " + "; ".join(f"{one.name}: {one.reason}" for one in wrong))
     return shape

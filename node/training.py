@@ -27,6 +27,8 @@ from node.measure import Measured, measure
 from node.metrics import MetricsLog, read_curve
 from node.models import composer
 from registry.documents import AdapterShape
+from registry.durable import sync_folder
+from sync.continual import grown, protected_by
 from sync.delta import WEIGHTS_FILE, Delta, read_adapter, write_adapter
 from sync.model import LoadedModel, add, load_model
 from sync.train import StepReport, fit
@@ -60,6 +62,7 @@ class Trained:
     sha256: str
     steps: int
     best_epoch: int
+    recompression_error: float | None = None  # where the run went on beside an adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ class Training:
 
     def trained(self, loaded: LoadedModel) -> Trained:
         """Train over a fresh model; the adapter of the best epoch, as a file."""
-        plan, material = self.manifest.train_plan, self.material
+        plan, material, continuing = self.manifest.train_plan, self.material, self.manifest.continuing
+        start = self._start_delta()
+        beside = start if continuing else None
+        protected = protected_by(continuing.method, loaded, beside, plan.targets) if continuing and beside else None
         with MetricsLog(self.folder / "metrics.jsonl") as log:
 
             def on_step(report: StepReport) -> None:
@@ -101,17 +107,27 @@ class Training:
                 self.on_progress(Progress("train", report.step, report.total_steps, report))
 
             result = fit(
-                loaded, material.train, material.validation, plan, self.folder / "fit", on_step, self._start_delta()
+                loaded,
+                material.train,
+                material.validation,
+                plan,
+                self.folder / "fit",
+                on_step,
+                None if continuing else start,
+                protected,
             )
+        delta, error = result.delta, None
+        if continuing and beside:
+            delta, error = grown(beside, delta, continuing.rank_bound)
         file = self.folder / WEIGHTS_FILE
-        shape = write_adapter(result.delta, file)
+        shape = write_adapter(delta, file)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Trained(file, shape, digest, result.steps, result.best_epoch)
+        return Trained(file, shape, digest, result.steps, result.best_epoch, error)
 
     def fresh_model(self) -> LoadedModel:
-        """The model that the adapter is trained over: the sum of the releases above."""
-        return self._load(None)
+        """The model that is trained over: the releases above, and the adapter that new factors stand beside."""
+        return self._load(self._start_delta() if self.manifest.continuing else None)
 
     def _start_delta(self) -> Delta | None:
         start = self.footing.start
@@ -131,13 +147,16 @@ class Training:
         loaded = self._load(start)
         measured = self._measure(loaded, "score before")
         write_whole(file, measured.model_dump_json(indent=1).encode())
-        return (None if start else loaded), measured
+        return (None if start and not self.manifest.continuing else loaded), measured
 
     def _after(self, loaded: LoadedModel, trained: Trained) -> Measured:
         """The figures after; training has left the weights as they were, here the adapter is added to them."""
         file = self.folder / "after.json"
         if (known := read_measured(file)) is not None:
             return known
+        start = self._start_delta()
+        if start and self.manifest.continuing:  # the new adapter holds it
+            add(loaded, start, by=-1.0)
         add(loaded, read_adapter(trained.file, trained.shape))
         measured = self._measure(loaded, "score after")
         write_whole(file, measured.model_dump_json(indent=1).encode())
@@ -168,3 +187,4 @@ def write_whole(file: Path, data: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
+    sync_folder(file.parent)

@@ -9,6 +9,7 @@ from typing import Any
 
 from node.bases import read_manifest
 from node.context import Node
+from node.former_keys import own_keys
 from registry.cards import MAX_CARD_BYTES
 from registry.documents import Release
 from registry.paths import NodePath, Ref
@@ -96,7 +97,7 @@ def describe(node: Node, ref: Ref, now: datetime) -> dict[str, Any]:
 
 
 def _is_own(node: Node, link: Link) -> bool:
-    return link.signer.id == node.key.public.id
+    return link.signer in own_keys(node)
 
 
 def _part(link: Link) -> dict[str, Any]:

@@ -7,10 +7,11 @@ Keys that the parent enrolled are found by `sync.pull`, which asks for the enrol
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from node.context import Node
-from registry.documents import Enrolment, open_document
+from registry.documents import Enrolment, ReleasePin, open_document
 from registry.keys import PublicKey
 from registry.paths import NodePath
 from registry.store import select
@@ -33,6 +34,17 @@ def trusted_keys(node: Node, now: datetime) -> TrustedKeys:
         return own + above + below
 
     return trusted
+
+
+def vouched(node: Node, releases: Iterable[ReleasePin]) -> frozenset[str]:
+    """The digests of those releases that the parent vouches for by listing them where it may speak (F9)."""
+    with node.store.read() as session:
+        parents = list(session.scalars(select(PeerRow).where(PeerRow.role == "parent")))
+        active = select(EnrolmentRow).where(EnrolmentRow.state == "active", EnrolmentRow.key_id == node.key.public.id)
+        ours = list(session.scalars(active))
+    return frozenset(
+        pin.digest for pin in releases if any(_is_at(parent, ours, NodePath.parse(pin.path)) for parent in parents)
+    )
 
 
 def granted(row: EnrolmentRow, issuer: PublicKey) -> Enrolment:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from registry.durable import sync_folder
+from registry.errors import LocalFailure
 from registry.home import Home
 from registry.paths import NodePath
-from registry.rows import Row, read_rows, write_rows
+from registry.rows import Row, read_rows, refuse_contradictions, write_rows
 
 MAX_BYTES: Final = 64 << 20
+MAX_CANARIES: Final = 200  # every update is asked all of them
 
 
 def store_validation(home: Home, path: NodePath, rows: Sequence[Row]) -> None:
@@ -28,14 +31,34 @@ def add_validation(home: Home, path: NodePath, rows: Sequence[Row]) -> None:
     _write([*known, *(row for row in rows if (row.input, row.task) not in inputs)], file)
 
 
+def remove_validation(home: Home, path: NodePath, rows: Sequence[Row]) -> None:
+    """Take rows of a path away again, those with the same request, task and answer."""
+    file = _file(home, path)
+    if file.exists():
+        gone = {(row.input, row.task, row.output) for row in rows}
+        known = read_rows(file, MAX_BYTES)
+        _write([row for row in known if (row.input, row.task, row.output) not in gone], file)
+
+
 def validation_rows(home: Home, path: NodePath) -> list[Row]:
     """The rows of a path and of every place above it, nearest first: what is known above must not be lost below."""
-    rows: list[Row] = []
-    for place in reversed(path.chain()):
-        file = _file(home, place)
-        if file.exists():
-            rows += read_rows(file, MAX_BYTES)
+    return [row for place in reversed(path.chain()) for row in rows_of(home, place)]
+
+
+def rows_of(home: Home, place: NodePath) -> list[Row]:
+    """The rows of a place itself. Raises BadData where the file cannot be read or two rows contradict each other."""
+    file = _file(home, place)
+    if not file.exists():
+        return []
+    rows = read_rows(file, MAX_BYTES)
+    refuse_contradictions(rows, str(file))
     return rows
+
+
+def canary_rows(home: Home, path: NodePath) -> list[Row]:
+    """The prompts of a path, and of every place above it, whose answers must stay; an operator writes these files."""
+    files = [home.canaries / _file(home, place).name for place in reversed(path.chain())]
+    return [row for file in files if file.exists() for row in read_rows(file, MAX_BYTES)][:MAX_CANARIES]
 
 
 def _file(home: Home, path: NodePath) -> Path:
@@ -45,4 +68,8 @@ def _file(home: Home, path: NodePath) -> Path:
 def _write(rows: Sequence[Row], file: Path) -> None:
     partial = file.with_suffix(".partial")
     write_rows(rows, partial)
-    partial.replace(file)
+    try:
+        partial.replace(file)
+        sync_folder(file.parent)
+    except OSError as error:
+        raise LocalFailure(f"cannot write {file}: {error.strerror}", "node doctor") from error

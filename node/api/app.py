@@ -14,19 +14,23 @@ from node.api.document import documented
 from node.api.enrolments import enrolment_routes
 from node.api.errors import map_errors
 from node.api.health import health_routes
+from node.api.hints import HintBoard, hint_routes
 from node.api.hub.routes import hub_routes
 from node.api.identity import identity_routes
 from node.api.journal import Journal
+from node.api.log import log_routes
 from node.api.metrics import HttpMetrics, metric_routes
 from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
 from node.api.releases import release_routes
+from node.api.tuf import tuf_routes
 from node.api.updates import update_routes
 from node.context import Node
 from node.engine.statistics import Statistics
 from node.serving.local import LocalBackend
 from node.serving.models import Models
 from node.serving.router import Router, upstreams_of
+from sync.hints import HINTS_PATH
 
 
 def _now() -> datetime:
@@ -42,6 +46,8 @@ def create_app(
     """
     router = Router(LocalBackend(models), upstreams_of(node.settings.upstreams, os.environ)) if models else None
 
+    board = HintBoard(node)
+
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
@@ -56,17 +62,21 @@ def create_app(
         openapi_url="/openapi.json",
         lifespan=life,
     )
+    app.state.end_streams = board.end  # `node.api.server` calls it before it waits for answers that run
     map_errors(app)
     metrics = HttpMetrics(lambda: _statistics(models))
-    app.add_middleware(RateLimit, rates=rates or Rates(), model_places=PLACES)
+    app.add_middleware(RateLimit, rates=rates or Rates(), model_places=(*PLACES, HINTS_PATH))
     app.add_middleware(Journal, metrics=metrics)
     app.include_router(health_routes(node, models))
     app.include_router(metric_routes(metrics))
     app.include_router(identity_routes(node))
     app.include_router(release_routes(node))
+    app.include_router(tuf_routes(node, now))
     app.include_router(blob_routes(node))
+    app.include_router(hint_routes(board))
     app.include_router(enrolment_routes(node, now))
     app.include_router(update_routes(node, now))
+    app.include_router(log_routes(node, now))
     app.include_router(hub_routes(node, now))
     if router is not None:
         app.include_router(openai_routes(router, node.settings.api_keys, now))

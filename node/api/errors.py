@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from node.serving import errors as serving
+from node.watched_logs import NotFollowed
 from registry.errors import BadData, LocalFailure
 from sync.inbox import Busy, NotEnrolled, UnknownUpdate
 
@@ -70,6 +71,7 @@ ANSWERS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (serving.Busy, 503, "overloaded"),
     (serving.Unavailable, 503, "unavailable"),
     (UnknownUpdate, 404, "not_here"),
+    (NotFollowed, 404, "not_followed"),
     (NotEnrolled, 403, "not_enrolled"),
     (Forbidden, 403, "forbidden"),
     (TooLarge, 413, "too_large"),

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from node.api.errors import error_body
 
 HEAD_S: Final = 15.0
 HEAD_BYTES: Final = 16 << 10
+UNWANTED_BYTES: Final = 4 << 20  # the largest piece of a file: its sender hears why it was refused
 CONNECTIONS: Final = 512
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection on which no whole request head has come in time (H7); uvicorn's waits."""
+    """HTTP/1.1 with limits where uvicorn's waits and reads on.
+
+    It closes a connection on which no whole request head has come in time (H7), or on which a body goes on after it was
+    answered (H6).
+    """
 
     head_s: float = HEAD_S
     _head_timer: asyncio.TimerHandle | None = None
+    _unwanted: int = 0  # bytes of a request that came after its answer
 
     def connection_made(self, transport: Any) -> None:
         """Start to wait for a request."""
@@ -30,9 +44,18 @@ class PunctualProtocol(H11Protocol):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._await_head()
 
+    def data_received(self, data: bytes) -> None:
+        """Take some bytes; of a body that was answered before its end, so many that the answer can be read."""
+        super().data_received(data)
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            self._unwanted += len(data)
+            if self._unwanted > UNWANTED_BYTES and not self.transport.is_closing():
+                self.transport.close()
+
     def on_response_complete(self) -> None:
         """Start to wait for the next request."""
         super().on_response_complete()
+        self._unwanted = 0
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,14 +74,47 @@ class PunctualProtocol(H11Protocol):
             self.transport.close()
 
 
+class HeadLimit:
+    """ASGI middleware that refuses a long head that came at once (H7); h11 counts only what is incomplete."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.state = getattr(app, "state", None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count, refuse or pass on."""
+        if scope["type"] == "http" and _head_bytes(scope) > HEAD_BYTES:
+            said = error_body(f"the head has more than {HEAD_BYTES} bytes", "send less", "too_large", 413)
+            await JSONResponse(said, 413)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _head_bytes(scope: Scope) -> int:
+    """The bytes of a request's line and fields, without what parts them."""
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return fields + len(scope["raw_path"]) + len(scope["query_string"])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, but streams that have no end of their own are told to end before it waits for running answers."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then as usual."""
+        state = getattr(self.config.app, "state", None)
+        if (end_streams := getattr(state, "end_streams", None)) is not None:
+            await end_streams()
+        await super().shutdown(sockets)
+
+
 def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> uvicorn.Server:
     """A server that is ready to `run()` (H8); set `should_exit` to end it. It logs as the caller set `logging` up.
 
     When it ends, it takes no new connections, and answers that are on their way get `drain_s`.
     """
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
-            app,
+            HeadLimit(app),
             host=host,
             port=port,
             http=PunctualProtocol,
@@ -69,8 +125,32 @@ def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> uv
             server_header=False,
             proxy_headers=False,
             limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=5,
+            timeout_keep_alive=math.ceil(HEAD_S),  # not the 5 s of clients of httpx: they may send at that moment
             timeout_graceful_shutdown=math.ceil(drain_s),
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
     )
+
+
+async def until_told(server: uvicorn.Server) -> None:
+    """Serve until SIGINT or SIGTERM, and return: whoever called has things to close. Under `asyncio.run`.
+
+    uvicorn raises the signal that ended it once more, when its own handlers are gone; SIGTERM would end the process.
+    """
+    with _terminated_as_interrupted():
+        await server.serve()
+        with suppress(asyncio.CancelledError):  # what the handler of asyncio.run makes of SIGINT
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM does what SIGINT does here, so that both ends are orderly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """Train the bundled base from nothing: tokenizer, Llama-architecture model, figures on rows that it never saw.
 
-    python -m node.bundled.build --data DATA/tree --out DIR [--tokens 24e6]
+    python -m node.bundled.build --data DATA/tree --out DIR [--tokens 24e6] [--size sprout]
 
 The mixture, the sizes and the schedule stand here as constants: this file is the recipe. The run resumes from its
 last checkpoint. Packaging the result (bf16 weights, card, anchors, starter tree) is left to `node.bundled.package`.
@@ -100,14 +100,27 @@ def train_tokenizer(rows: dict[str, list[Row]], seed: int) -> Tokenizer:
     return tokenizer
 
 
-def new_model() -> LlamaForCausalLM:
-    """A Llama of about 6.1 M parameters with tied embeddings, randomly initialised."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The widths and depth of a base; embeddings are tied."""
+
+    hidden: int
+    inner: int
+    layers: int
+
+
+# The bundled base of 6.1 M parameters, and one of 1.9 M for weaker machines: a graft's.
+SIZES = {"seedling": Size(hidden=256, inner=704, layers=5), "sprout": Size(hidden=128, inner=352, layers=4)}
+
+
+def new_model(size: Size) -> LlamaForCausalLM:
+    """A Llama of a size, randomly initialised."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=5,
+            hidden_size=size.hidden,
+            intermediate_size=size.inner,
+            num_hidden_layers=size.layers,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=1024,
@@ -249,9 +262,9 @@ def exact_match(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: list[Row], 
 class Run:
     """The model, its optimisers and how far they are; `checkpoint.pt` in `out` (own file, own machine) keeps it all."""
 
-    def __init__(self, out: Path, seed: int) -> None:
+    def __init__(self, out: Path, seed: int, size: Size) -> None:
         torch.manual_seed(seed)
-        self.model = new_model()
+        self.model = new_model(size)
         self.model.model.embed_tokens.register_forward_hook(
             lambda module, _, output: functional.dropout(output, EMBEDDING_DROPOUT, module.training)
         )
@@ -302,7 +315,7 @@ class Run:
         return loss.item()
 
 
-def train(data: Path, out: Path, total_tokens: float, seed: int) -> None:
+def train(data: Path, out: Path, total_tokens: float, seed: int, size: Size) -> None:
     """Run or resume the training; writes `checkpoint.pt`, `log.jsonl` and an HF folder."""
     out.mkdir(parents=True, exist_ok=True)
     rows = load_rows(data)
@@ -310,7 +323,7 @@ def train(data: Path, out: Path, total_tokens: float, seed: int) -> None:
     if not tokenizer_file.exists():
         train_tokenizer(rows, seed).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    run = Run(out, seed)
+    run = Run(out, seed, size)
     rng = random.Random(seed + run.steps)  # noqa: S311  shuffling, not secrets
     stream = batches(examples(rows, tokenizer, seed + run.steps), rng)
     held_out = {name: of_split(rows[name], "validation")[:300] for name in ("clinc150", "hwu64", "home_assistant")}
@@ -349,8 +362,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="work folder; an interrupted run resumes from it")
     parser.add_argument("--tokens", type=float, default=24e6, help="length of the run")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--size", choices=SIZES, default="seedling")
     flags = parser.parse_args()
-    train(flags.data, flags.out, flags.tokens, flags.seed)
+    train(flags.data, flags.out, flags.tokens, flags.seed, SIZES[flags.size])
 
 
 if __name__ == "__main__":

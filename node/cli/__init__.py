@@ -33,6 +33,9 @@ COMMANDS = {
         "publish": "node.cli.publish:publish",
         "updates": "node.cli.updates:updates",
         "pull": "node.cli.pull:pull",
+        "log": "node.cli.log:log",
+        "sync": "node.cli.sync:sync",
+        "release": "node.cli.release:release",
     },
     "This node": {
         "keys": "node.cli.keys:keys",

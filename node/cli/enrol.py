@@ -80,7 +80,8 @@ def list_(call: Call) -> Result:
 
     with call.node() as node:
         applicants = [_described(applicant) for applicant in list_enrolments(node)]
-    return Result({"enrolments": applicants}, _table)
+        own = node.key.public.fingerprint
+    return Result({"enrolments": applicants, "key": own}, _table)
 
 
 @command("node enrol accept 3f2a --path en/finance/cards")
@@ -159,8 +160,9 @@ def _table(data: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     if not data["enrolments"]:
-        return "nobody has asked to be enrolled"
+        return f"nobody has asked to be enrolled; this node's fingerprint: {data['key']}"
     table = Table("fingerprint", "path", "state", "address", "since", box=None, header_style="bold")
+    table.caption = f"this node's fingerprint: {data['key']}"
     for one in data["enrolments"]:
         since = one["changed"].strftime("%Y-%m-%d %H:%M")
         table.add_row(one["fingerprint"], one["path"], one["state"], Text(one["url"] or ""), since)

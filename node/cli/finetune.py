@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from node.finetune import FinetuneResult
     from node.preparation import Prepared
     from node.training import Progress
+    from sync.continual import Method
 
 FORMATS = ("messages", "sharegpt", "alpaca", "input-output", "prompt-completion", "text")
 SHOWN_CHARS = 600
-SAID_BY_MANIFEST = ("form", "replay", "score_rows", *("rank", "alpha", "targets", "epochs", "patience"),
-                    *("learning_rate", "batch_tokens", "max_tokens", "seed", "threads", "precision"))  # fmt: skip
+METHODS = ("replay", "orthogonal", "osf", "plain")
+DEFAULT_METHOD: Final = "replay"
+SAID_BY_MANIFEST = (
+    *("form", "replay", "go_on", "method", "score_rows", "rank", "alpha", "targets", "epochs", "patience"),
+    *("learning_rate", "prompt_loss", "batch_tokens", "max_tokens", "seed", "threads", "precision"),
+)
 
 
 @command("node finetune en/finance/cards --data rows.jsonl --dry-run")
@@ -39,6 +44,10 @@ SAID_BY_MANIFEST = ("form", "replay", "score_rows", *("rank", "alpha", "targets"
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Layout of the rows; detected if not given.")
 @click.option("--dry-run", is_flag=True, help="Show examples, plan and memory, and stop there.")
 @click.option("--replay", type=click.FloatRange(0, 0.9), default=0.5, show_default=True, help="Share of old knowledge.")
+@click.option(
+    "--continue", "go_on", is_flag=True, help="Go on beside the path's own adapter and measure what it forgets."
+)
+@click.option("--method", type=click.Choice(METHODS), help=f"How --continue keeps what was learned: {DEFAULT_METHOD}.")
 @click.option("--score-rows", type=click.IntRange(1), default=500, show_default=True, help="Held-out rows scored.")
 @click.option("--rank", type=click.IntRange(1, 256), help="Rank of the adapter.")
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Scale of the adapter; its rank if not given.")
@@ -46,6 +55,9 @@ SAID_BY_MANIFEST = ("form", "replay", "score_rows", *("rank", "alpha", "targets"
 @click.option("--epochs", type=click.IntRange(1, 1000), help="Passes over the rows at most.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation before it stops.")
 @click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate.")
+@click.option(
+    "--prompt-loss", type=click.FloatRange(0, 10), help="Weight of your rows' prompts in the loss; 0: answers alone."
+)
 @click.option("--batch-tokens", type=click.IntRange(16), help="Tokens in one step.")
 @click.option("--max-tokens", type=click.IntRange(16), help="Longer rows are cut.")
 @click.option("--seed", type=int, help="Same seed, same data, same machine: same adapter.")
@@ -60,6 +72,8 @@ def finetune(
     form: Format | None,
     dry_run: bool,
     replay: float,
+    go_on: bool,
+    method: Method | None,
     score_rows: int,
     threads: int | None,
     precision: str | None,
@@ -69,6 +83,10 @@ def finetune(
 
     Three examples are shown as the model sees them, then the run starts; it is evaluated before and after on the same
     held-out rows. A run that was interrupted goes on where it was when the same command is given again.
+
+    With --continue the adapter of the path stays as it is and new factors are trained beside it; then both become one.
+    The held-out rows of every earlier run are scored before and after. --method says how they are kept: replay (their
+    rows are rehearsed), orthogonal (O-LoRA), osf (outside the strongest directions of the weights), plain (not at all).
 
     With --manifest a run is repeated: the same data, releases, flags and seed give the same adapter on one machine. It
     changes nothing; what is not as it was (versions, machine) is named, and exit code 5 says that the adapters differ.
@@ -80,6 +98,10 @@ def finetune(
         return _repeat(call, manifest, data, dry_run=dry_run)
     if path is None:
         raise click.UsageError("Missing argument 'PATH': name the path to fine-tune, or a run with --manifest FILE")
+    if method is not None and not go_on:
+        raise click.UsageError("--method says how to go on: give --continue with it")
+    if go_on:
+        method = method or DEFAULT_METHOD
     place = NodePath.parse(path)
     with call.node(threads=threads, precision=precision) as node:
         from node.finetune import FinetuneRequest, default_plan
@@ -87,7 +109,7 @@ def finetune(
 
         said = _plan_flags(plan)
         chosen = replace(default_plan(node, place), **said) if said else None
-        request = FinetuneRequest(data, form, chosen, replay, score_rows, dry_run=True)
+        request = FinetuneRequest(data, form, chosen, replay, score_rows, dry_run=True, continuing=method)
         planned = run(node, place, request)
         call.output.draw(_preview(planned.prepared))
         if dry_run:
@@ -229,6 +251,7 @@ def _described(result: FinetuneResult) -> dict[str, Any]:
             **outcome.model_dump(mode="json"),
             "gain_points": gain,
             "forgotten_points": forgotten,
+            "earlier_forgotten_points": outcome.earlier_forgotten_points,
         }
     return data
 
@@ -241,8 +264,11 @@ def _view(data: dict[str, Any]) -> RenderableType:
         return f"planned: run {data['run']}; nothing was changed\nnext:  the same command without --dry-run"
     release = f"{outcome['release']['path']}@v{outcome['release']['version']}"
     lines = [f"{data['state']}: {release}, run {data['run']}, {outcome['steps']} steps, {outcome['seconds']:.0f} s"]
-    for name, title in (("own", "your rows"), ("anchors", "old knowledge")):
-        before, after = outcome["before"][name], outcome["after"][name]
+    earlier = (data["manifest"].get("continuing") or {}).get("earlier", [])
+    was, now = outcome["before"], outcome["after"]
+    scored = [("your rows", was["own"], now["own"]), ("old knowledge", was["anchors"], now["anchors"])]
+    runs = [f"rows of run {one['run']}" for one in earlier]
+    for title, before, after in [*scored, *zip(runs, was["earlier"], now["earlier"], strict=True)]:
         if before and after:
             change = f"exact match {before['exact_match']:.1%} -> {after['exact_match']:.1%} on {after['rows']} rows"
             lines.append(f"{title}: {change}")

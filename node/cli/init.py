@@ -26,6 +26,7 @@ def init(call: Call, *, paths: tuple[str, ...], starter: bool, **wanted: Any) ->
     settings = call.settings()
     made = set_up(call.flags, {"paths": paths or None, **wanted}, call.passphrase(settings))
     installed = _install_starter(call) if starter else []
+    _publish(call)
     data = {
         "home": str(made.settings.home),
         "key": made.fingerprint,
@@ -43,6 +44,16 @@ def _install_starter(call: Call) -> list[str]:
 
     with call.node() as node:
         return [str(ref) for ref in install_starter_tree(node)]
+
+
+def _publish(call: Call) -> None:
+    """Make the keys of this node's roles and its first root."""
+    from datetime import UTC, datetime
+
+    from node.repository import Publisher
+
+    with call.node() as node:
+        Publisher(node).renew(datetime.now(UTC))
 
 
 def _next(parent_url: str, paths: tuple[str, ...], *, starter: bool) -> str:

@@ -124,6 +124,7 @@ def _leaving(sent: dict[str, Any]) -> RenderableType:
         f"  signed document  {sent['document_bytes']:>12,} bytes",
         *(f"  {file['name']:<15}  {file['size']:>12,} bytes" for file in sent["files"]),
         *(f"  figures          {claim['dataset']}, {claim['split']}, {claim['rows']} rows" for claim in sent["claims"]),
+        *(_memorised(claim) for claim in sent["claims"] if claim["dataset"] == "sampled"),
     ]
     if sent["transfer_rows"]:
         lines.append(
@@ -133,6 +134,14 @@ def _leaving(sent: dict[str, Any]) -> RenderableType:
     else:
         lines.append("  no row of your data")
     return Text(plain_text("\n".join(lines)))
+
+
+def _memorised(claim: dict[str, Any]) -> str:
+    shares = claim["metrics"]
+    return (
+        f"  memorised        of {claim['rows']} prompts that the model says by itself, {shares['verbatim']:.1%} repeat "
+        f"a training row word for word, {shares['nearly']:.1%} nearly"
+    )
 
 
 def _sample(row: dict[str, Any]) -> str:

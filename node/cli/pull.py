@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.cli.group import Call, command
-from node.cli.output import Result
+from node.cli.output import DONE, REFUSED, Result, plain_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +39,8 @@ def pull(call: Call, path: str | None, *, rebase: bool) -> Result:
 
             with call.output.progress("Rebasing") as bar:
                 rebased = rebase_all(node, now, lambda report: bar(report.step, report.total_steps))
-    return Result({"pulled": [asdict(one) for one in done], "rebased": [asdict(one) for one in rebased]}, _view)
+    data = {"pulled": [asdict(one) for one in done], "rebased": [asdict(one) for one in rebased]}
+    return Result(data, _view, REFUSED if any(one.held for one in done) else DONE)
 
 
 def _view(data: dict[str, Any]) -> RenderableType:
@@ -47,6 +48,9 @@ def _view(data: dict[str, Any]) -> RenderableType:
         return "the parent serves nothing at or above this node's places"
     lines = []
     for one in data["pulled"]:
+        if one["held"]:
+            lines.append(f"{one['path']}: v{one['version']} is held back, {plain_text(one['held'])}")
+            continue
         before = f"v{one['before']} -> " if one["new"] and one["before"] else ""
         lines.append(f"{one['path']}: {before}v{one['version']}{'' if one['new'] else ' (unchanged)'}")
     lines += [

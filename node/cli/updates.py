@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
     from node.updates import UpdateDetail
 
-STYLES = {"accepted": "green", "released": "green", "announced": "green", "rejected": "red", "quarantined": "yellow"}
+STYLES = {
+    "accepted": "green",
+    "released": "green",
+    "announced": "green",
+    "rejected": "red",
+    "quarantined": "yellow",
+    "undone": "red",
+}
 
 
 @click.group(cls=DefaultGroup, default="list", epilog="\b\nExample:\n  node updates in")
 def updates() -> None:
-    """List updates that were sent and that came in, look at one with its checks, decide about one."""
+    """List updates sent and taken in and releases of the parent, look at one with its checks, decide about one."""
 
 
 @command("node updates list in --json")
@@ -46,17 +53,17 @@ def show(call: Call, digest: str) -> Result:
         return Result(_described(show_update(node, digest, datetime.now(UTC))), _detail)
 
 
-@command("node updates accept 3f2a91c0 --reason 'spoke with its operator'")
+@command("node updates accept 3f2a91c0 --why 'spoke with its operator'")
 @click.argument("digest")
-@click.option("--reason", required=True, help="Why; it is signed and the sender can read it.")
+@click.option("--why", "reason", required=True, help="Why; it is signed and the sender can read it.")
 def accept(call: Call, digest: str, *, reason: str) -> Result:
     """Accept an update that was held back for a person to look at."""
     return _decide(call, digest, "accepted", reason)
 
 
-@command("node updates reject 3f2a91c0 --reason 'not meant for this place'")
+@command("node updates reject 3f2a91c0 --why 'not meant for this place'")
 @click.argument("digest")
-@click.option("--reason", required=True, help="Why; it is signed and the sender can read it.")
+@click.option("--why", "reason", required=True, help="Why; it is signed and the sender can read it.")
 def reject(call: Call, digest: str, *, reason: str) -> Result:
     """Reject an update that is not yet part of a release."""
     return _decide(call, digest, "rejected", reason)
@@ -91,11 +98,13 @@ def _table(data: dict[str, Any]) -> RenderableType:
 
     if not data["updates"]:
         return "no updates yet\nnext:  node publish PATH"
-    table = Table("update", "", "path", "number", "state", "changed", box=None, header_style="bold")
+    table = Table("update", "", "", "path", "number", "state", "changed", box=None, header_style="bold")
     for one in data["updates"]:
         state = Text(one["state"], style=STYLES.get(one["state"], ""))
         changed = one["changed"].strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(one["digest"][:16], one["direction"], one["path"], str(one["sequence"]), state, changed)
+        table.add_row(
+            one["digest"][:16], one["direction"], one["kind"], one["path"], str(one["sequence"]), state, changed
+        )
     return table
 
 
@@ -107,15 +116,14 @@ def _detail(data: dict[str, Any]) -> RenderableType:
     update, verdict = data["update"], data["verdict"]
     facts = Table.grid(padding=(0, 2))
     rows = {
-        "update": data["digest"],
+        data["kind"]: data["digest"],
         "direction": data["direction"],
         "path": data["path"],
         "issuer": data["issuer"],
         "number": str(data["sequence"]),
         "state": data["state"],
-        "relative to": f"{update['release']['path']}@v{update['release']['version']}",
-        "adapter": f"rank {update['adapter']['shape']['rank']}, {update['adapter']['file']['size']:,} bytes",
-        "rows with it": str(update["transfer_rows"]),
+        **(_of_update(update) if data["kind"] == "update" else {}),
+        "adapter": _adapter(update["adapter"]),
         "release": data["release"] or "",
         "verdict": f"{verdict['outcome']}: {verdict['reason']}" if verdict else "none yet",
         "problem": data["problem"],
@@ -129,3 +137,12 @@ def _detail(data: dict[str, Any]) -> RenderableType:
         figures = [f"{check[name]:.4g}" if check[name] is not None else "" for name in ("value", "threshold")]
         checks.add_row(mark, check["name"], *figures, Text(plain_text(check["reason"])))
     return Group(facts, "", checks) if data["checks"] else facts
+
+
+def _of_update(update: dict[str, Any]) -> dict[str, str]:
+    release = update["release"]
+    return {"relative to": f"{release['path']}@v{release['version']}", "rows with it": str(update["transfer_rows"])}
+
+
+def _adapter(adapter: dict[str, Any] | None) -> str:
+    return f"rank {adapter['shape']['rank']}, {adapter['file']['size']:,} bytes" if adapter else "none"

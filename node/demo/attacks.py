@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from node.context import Node, opened_node
 from node.demo.processes import DemoNode
-from node.offer import files_of, make_offer
+from node.offer import make_offer
 from node.settings import load_settings
-from registry.documents import Update, seal_document
+from registry.documents import AnyOffering, seal_document
 from registry.errors import BanyanError
 from registry.paths import NodePath
 from sync.push import submit
@@ -56,14 +56,14 @@ def replay(liar: DemoNode, url: str, path: str) -> Attack:
         return Attack("replayed", *_send(node, url, _own_update(node, path)))
 
 
-def _own_update(node: Node, path: str) -> Update:
+def _own_update(node: Node, path: str) -> AnyOffering:
     return make_offer(node, NodePath.parse(path)).update(1, None, datetime.now(UTC), 30)
 
 
-def _send(node: Node, url: str, update: Update) -> tuple[bool, str]:
+def _send(node: Node, url: str, update: AnyOffering) -> tuple[bool, str]:
     """Whether the parent refuses, and its reason."""
     try:
-        where = submit(node.peer(url), seal_document(update, node.key), files_of(update), node.blobs)
+        where = submit(node.peer(url), seal_document(update, node.key), update.files, node.blobs)
     except BanyanError as refusal:
         return True, refusal.message
     return where.state in REFUSED_STATES, f"the parent calls it {where.state}"

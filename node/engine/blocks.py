@@ -146,21 +146,6 @@ class BlockManager:
         self._copies.clear()
         return copies
 
-    def truncate(self, sequence: Sequence, length: int) -> None:
-        """Forget what was computed from token `length` on; back to the start of a block where it was a full one.
-
-        Full blocks are others' too and never written again. The caller changes the tokens.
-        """
-        if length >= sequence.computed:
-            return
-        if length // self.block_tokens < sequence.computed // self.block_tokens:
-            length -= length % self.block_tokens
-        keep = self.blocks_for(length)
-        for block in reversed(sequence.blocks[keep:]):
-            self._let_go(block)
-        del sequence.blocks[keep:]
-        sequence.computed = length
-
     def release(self, sequence: Sequence) -> None:
         """Take back all blocks of a sequence; what is known stays cached. Nothing happens to one without blocks."""
         for block in reversed(sequence.blocks):
@@ -168,13 +153,6 @@ class BlockManager:
         sequence.blocks = []
         sequence.computed = 0
         self._tables.discard(sequence)
-
-    def evict(self, namespace: bytes | None = None) -> None:
-        """Forget the cached blocks of a namespace, or all."""
-        for block in [block for block in self._idle if namespace in (None, self._prefixes.namespace(block))]:
-            del self._idle[block]
-            self._prefixes.forget(block)
-            self._free.append(block)
 
     def check_integrity(self) -> None:
         """Raise AssertionError, with all that is wrong, when the books do not agree with the sequences' tables."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from node.engine.errors import EngineError, Overloaded, RequestRefused
 MAX_PROMPTS: Final = 2048  # of one request, as in the OpenAI API
 MAX_JOBS: Final = 256
 
+Prompts = Sequence[tuple[int, ...]]
 Vectors = list[list[float]]
 
 
@@ -27,12 +29,18 @@ class Job:
     """Prompts of one request for one model; `result` gets a vector for each, or the error."""
 
     adapters: tuple[str, ...]
-    prompts: Sequence[tuple[int, ...]]
+    prompts: Prompts
     result: Future[Vectors] = field(default_factory=Future)
     done: Vectors = field(default_factory=list)
 
+    def next(self, tokens: int) -> Prompts:
+        """The prompts whose turn it is: as many as have so many tokens together, at least one."""
+        rest = self.prompts[len(self.done) :]
+        ends = accumulate(map(len, rest))
+        return rest[: max(1, sum(end <= tokens for end in ends))]
 
-def refuse_prompts(prompts: Sequence[tuple[int, ...]], context: int, vocabulary: int) -> None:
+
+def refuse_prompts(prompts: Prompts, context: int, vocabulary: int) -> None:
     """Raises RequestRefused when there are none or too many, or one is empty, too long or of unknown tokens."""
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise RequestRefused("input", f"there are {len(prompts)} texts, 1 to {MAX_PROMPTS} are allowed")
@@ -44,10 +52,10 @@ def refuse_prompts(prompts: Sequence[tuple[int, ...]], context: int, vocabulary:
 
 
 class EmbeddingQueue:
-    """Jobs in the order of their arrival. `mean` gives the mean-pooled hidden state (width) of one prompt."""
+    """Jobs in the order of their arrival. `means` gives the mean-pooled hidden states (prompts x width) of prompts."""
 
-    def __init__(self, mean: Callable[[tuple[int, ...], tuple[str, ...]], Tensor]) -> None:
-        self._mean = mean
+    def __init__(self, means: Callable[[Prompts, tuple[str, ...]], Tensor]) -> None:
+        self._means = means
         self._jobs: deque[Job] = deque()
 
     def __len__(self) -> int:
@@ -64,18 +72,18 @@ class EmbeddingQueue:
         self._jobs.append(job)
 
     def work(self, tokens: int) -> None:
-        """Embed about so many tokens of the first job, at least one prompt. A job that fails tells its asker."""
+        """Embed prompts of the first job, at most so many tokens in one pass, but at least one prompt.
+
+        A job that fails tells its asker.
+        """
         while self._jobs and self._jobs[0].result.cancelled():
             self._jobs.popleft()
         if not self._jobs:
             return
         job = self._jobs[0]
         try:
-            while tokens > 0 and len(job.done) < len(job.prompts):
-                prompt = job.prompts[len(job.done)]
-                vector = functional.normalize(self._mean(prompt, job.adapters).float(), dim=-1)
-                job.done.append(vector.tolist())
-                tokens -= len(prompt)
+            prompts = job.next(tokens)
+            job.done += functional.normalize(self._means(prompts, job.adapters).float(), dim=-1).tolist()
         except Exception as error:  # noqa: BLE001  it is the asker's to see; the queue goes on
             self._jobs.popleft()
             fail(job, error)

@@ -35,7 +35,7 @@ from node.engine.runner import Runner
 from node.engine.scheduler import Scheduler
 from node.engine.speech import load_speech
 from node.engine.statistics import Statistics
-from node.engine.worker import Worker
+from node.engine.worker import Worker, apart
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Engine:
         self.config = config
         self._clock = clock
         self._entropy = entropy
-        self._runner = Runner(base, config)
+        self._runner = apart(lambda: Runner(base, config))
         self.vocabulary = self._runner.outline.vocabulary
         blocks = BlockManager(self._runner.blocks, config.block_tokens)
         limits = (self._runner.outline.context, config.max_context, blocks.total * config.block_tokens)
@@ -99,9 +99,12 @@ class Engine:
         The work goes on meanwhile, and requests that run go on with what they began with. Raises EngineError when an
         adapter cannot be loaded; nothing has changed then.
         """
+        apart(lambda: self._load(adapters))
+        self._worker.call(lambda: self._add_model(name, tuple(adapters)), CHANGE_S)
+
+    def _load(self, adapters: Sequence[AdapterFile]) -> None:
         for adapter in adapters:
             self._runner.load_adapter(adapter)
-        self._worker.call(lambda: self._add_model(name, tuple(adapters)), CHANGE_S)
 
     def remove_model(self, name: str) -> None:
         """Answer no further requests for this name. Raises EngineError when there is none."""
@@ -199,7 +202,9 @@ class Engine:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(compiled), COMPILE_S)
         except TimeoutError as error:
-            raise RequestRefused(spec.field, f"the grammar was not compiled within {COMPILE_S:g} s") from error
+            raise RequestRefused(
+                spec.field, f"the grammar was not compiled within {COMPILE_S:g} s", "simplify it"
+            ) from error
 
     def _begin(self, handle: Handle, constraint: Constraint | None) -> None:
         seed = handle.request.sampling.seed

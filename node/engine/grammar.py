@@ -92,19 +92,15 @@ class Grammars:
     """Compiles grammars for one tokenizer, keeps the last ones compiled.
 
     `vocabulary` is the width of the model's logits, `ends` the tokens that may end an answer. Compiling is safe in
-    several threads. The tokenizer is turned into llguidance's form with the first grammar: it takes a second where the
-    vocabulary is large.
+    several threads. The tokenizer is turned into llguidance's form at once: it takes a second where the vocabulary is
+    large, and the first to ask for a grammar should not wait for it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, ends: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._vocabulary = vocabulary
-        self._ends = list(ends)
         self._words = -(-vocabulary // 32)
-        self._built: LLTokenizer | None = None
+        self._tokenizer, self._why_not = _built(tokenizer, vocabulary, list(ends))
         self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
-        self._building = threading.Lock()
 
     def compile(self, spec: GrammarSpec) -> Constraint:
         """A constraint at its beginning. Raises RequestRefused with llguidance's reason."""
@@ -133,25 +129,34 @@ class Grammars:
                 constraint.matcher.unsafe_compute_mask_ptr(bits.data_ptr() + row * size, size)
         return bits
 
-    def _tokens(self) -> LLTokenizer:
-        with self._building:
-            if self._built is None:
-                self._built = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._ends)
-            return self._built
-
     def _compile(self, spec: GrammarSpec) -> LLMatcher:
         if (size := len(spec.text)) > MAX_TEXT:
-            raise RequestRefused(spec.field, f"the grammar has {size} characters, at most {MAX_TEXT} are read")
+            raise RequestRefused(
+                spec.field, f"the grammar has {size} characters, at most {MAX_TEXT} are read", "give a smaller one"
+            )
         if any("\ud800" <= character <= "\udfff" for character in spec.text):
-            raise RequestRefused(spec.field, "the grammar has half of a surrogate pair, which is no character")
-        if not self._ends:
-            raise RequestRefused(spec.field, "the base has no token that ends an answer, which grammars need")
-        matcher = LLMatcher(self._tokens(), _grammar(spec), log_level=0, limits=LIMITS)
+            raise RequestRefused(
+                spec.field, "the grammar has half of a surrogate pair, which is no character", "send whole characters"
+            )
+        if self._tokenizer is None:
+            hint = "ask another model, or leave it out and read the answer as it comes"
+            raise RequestRefused(spec.field, f"this base takes no grammars: {self._why_not}", hint)
+        matcher = LLMatcher(self._tokenizer, _grammar(spec), log_level=0, limits=LIMITS)
         matcher.compute_bitmask()  # builds what every answer begins with, and shows whether any can begin
         if matcher.is_error() or (warnings := matcher.get_grammar_warnings()):
             reason = matcher.get_error() if matcher.is_error() else "; ".join(warnings)
-            raise RequestRefused(spec.field, f"this {spec.kind} cannot be enforced: {_short(reason)}")
+            raise _unenforceable(spec, reason)
         return matcher
+
+
+def _built(tokenizer: PreTrainedTokenizerFast, vocabulary: int, ends: list[int]) -> tuple[LLTokenizer | None, str]:
+    """The tokenizer in llguidance's form, or why there is none; the base is served without grammars then."""
+    if not ends:
+        return None, "it has no token that ends an answer"
+    try:
+        return from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=ends), ""
+    except ValueError as error:
+        return None, f"llguidance does not read its tokenizer, {_short(str(error))}"
 
 
 def _grammar(spec: GrammarSpec) -> str:
@@ -164,19 +169,20 @@ def _grammar(spec: GrammarSpec) -> str:
         return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, _choices(spec)))))
     schema = {"type": "object"} if spec.kind == "json_object" else _json(spec)
     if not isinstance(schema, dict):
-        raise RequestRefused(spec.field, "a JSON schema is an object here, also where it allows everything")
+        raise RequestRefused(spec.field, "a JSON schema is an object here", "where everything is allowed, that is {}")
     try:
         return str(LLMatcher.grammar_from_json_schema(schema, defaults=STYLE, overrides=STRICT))
     except ValueError as error:
-        raise RequestRefused(spec.field, f"this {spec.kind} cannot be enforced: {_short(str(error))}") from error
+        raise _unenforceable(spec, str(error)) from error
 
 
 def _choices(spec: GrammarSpec) -> list[str]:
     choices = _json(spec)
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
-        raise RequestRefused(spec.field, "choices are a list of strings that are not empty")
+        raise RequestRefused(spec.field, "choices are a list of strings that are not empty", 'such as ["yes", "no"]')
     if not 1 <= len(choices) <= MAX_CHOICES:
-        raise RequestRefused(spec.field, f"there are {len(choices)} choices, 1 to {MAX_CHOICES} are allowed")
+        allowed = f"there are {len(choices)} choices, 1 to {MAX_CHOICES} are allowed"
+        raise RequestRefused(spec.field, allowed, "give fewer of them" if choices else "give at least one")
     return choices
 
 
@@ -184,7 +190,15 @@ def _json(spec: GrammarSpec) -> Any:
     try:
         return json.loads(spec.text)
     except (ValueError, RecursionError) as error:
-        raise RequestRefused(spec.field, f"this {spec.kind} is not JSON: {_short(str(error))}") from error
+        raise RequestRefused(
+            spec.field, f"this {spec.kind} is not JSON: {_short(str(error))}", "send it as JSON text"
+        ) from error
+
+
+def _unenforceable(spec: GrammarSpec, reason: str) -> RequestRefused:
+    """A refusal with what llguidance says of it."""
+    hint = "change or leave out what is named there: an answer has to follow all of it, or is not begun"
+    return RequestRefused(spec.field, f"this {spec.kind} cannot be enforced: {_short(reason)}", hint)
 
 
 def _short(reason: str) -> str:

@@ -38,8 +38,8 @@ class Runs(Protocol):
     def run(self, step: Step) -> Tensor:
         """Logits (rows that were asked for, in the order of the pieces; vocabulary), float32."""
 
-    def hidden_mean(self, tokens: Sequence[int], adapters: tuple[str, ...]) -> Tensor:
-        """The mean of the last hidden states of a text (width)."""
+    def hidden_means(self, prompts: Sequence[tuple[int, ...]], adapters: tuple[str, ...]) -> Tensor:
+        """The mean of the last hidden states of each text (prompts x width)."""
 
 
 class Loop:
@@ -56,7 +56,7 @@ class Loop:
         self.scheduler = scheduler
         self.news: set[Handle] = set()  # handles whose readers have something to see
         self._counters = Counters()
-        self._embeddings = EmbeddingQueue(self._hidden_mean)
+        self._embeddings = EmbeddingQueue(self._hidden_means)
         self._runner = runner
         self._speech = speech
         self._files = files
@@ -233,10 +233,10 @@ class Loop:
             del self._open[answer.handle]
             answer.handle.end()
 
-    def _hidden_mean(self, tokens: tuple[int, ...], adapters: tuple[str, ...]) -> Tensor:
+    def _hidden_means(self, prompts: Sequence[tuple[int, ...]], adapters: tuple[str, ...]) -> Tensor:
         for adapter in adapters:
             self._runner.load_adapter(self._files[adapter])
-        return self._runner.hidden_mean(tokens, adapters)
+        return self._runner.hidden_means(prompts, adapters)
 
     def _fail(self, handles: Iterable[Handle], error: Exception) -> None:
         told = error if isinstance(error, EngineError) else EngineError(f"a step of the engine failed: {error}")

@@ -30,9 +30,10 @@ class AdapterFile:
 
 
 class AdapterSlots:
-    """At most `most` adapters, the least recently used given up first, but none that the last step used.
+    """At most `most` adapters, the least recently used given up first.
 
-    Known files are read again when they are wanted again. Loading and mixing may be called from different threads.
+    Never those that the last step used, nor the one loaded last: there are more than `most` where these are. Known
+    files are read again when they are wanted again. Loading and mixing may be called from different threads.
     """
 
     def __init__(self, outline: ModelOutline, most: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -42,6 +43,7 @@ class AdapterSlots:
         # Small products are faster in float32 than in bf16 where no hardware is made for them.
         self.dtype = torch.float32 if device.type == "cpu" else dtype
         self.device = device
+        self.given_up = 0  # so often has an adapter made room
         self._files: dict[str, AdapterFile] = {}
         self._loaded: OrderedDict[str, Adapter] = OrderedDict()
         self._lock = threading.Lock()
@@ -65,7 +67,7 @@ class AdapterSlots:
         with self._lock:
             self._files[adapter.id] = adapter
             self._loaded[adapter.id] = read
-            self._shrink()
+            self._shrink(adapter.id)
 
     def forget(self, adapter: str) -> None:
         """Give an adapter up, and its file."""
@@ -95,12 +97,12 @@ class AdapterSlots:
         self._mix = Mix(rows, adapters, self._stack)
         return self._mix
 
-    def _shrink(self) -> None:
-        """Give up what is over the limit and was not in the last step. Called with the lock held."""
-        for id_ in [id_ for id_ in self._loaded if id_ not in self._used][:-1]:
-            if len(self._loaded) <= self.most:
-                return
+    def _shrink(self, newest: str) -> None:
+        """Give up what is over the limit, was not in the last step and is not the newest. Called with the lock held."""
+        over = len(self._loaded) - self.most
+        for id_ in [id_ for id_ in self._loaded if id_ not in self._used and id_ != newest][: max(0, over)]:
             del self._loaded[id_]
+            self.given_up += 1
 
     def _read(self, adapter: AdapterFile) -> Adapter:
         try:

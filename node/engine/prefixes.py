@@ -37,10 +37,6 @@ class PrefixTree:
     def __contains__(self, block: object) -> bool:
         return block in self._entries
 
-    def namespace(self, block: int) -> bytes:
-        """Whose prefix an entered block is part of."""
-        return self._entries[block].namespace
-
     def key(self, sequence: Sequence, table: list[int], index: int) -> Key:
         """Where the entry of a sequence's block `index` is found; `table` has the entered ones before it."""
         above = self._entries[table[index - 1]].number if index else sequence.namespace

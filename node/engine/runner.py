@@ -83,19 +83,21 @@ class Runner:
         return self.decoder.logits(hidden)
 
     @torch.inference_mode()
-    def hidden_mean(self, tokens: Many[int], adapters: tuple[str, ...]) -> Tensor:
-        """The mean over all tokens of the last hidden state (after the final norm), float32 of size hidden.
+    def hidden_means(self, prompts: Many[tuple[int, ...]], adapters: tuple[str, ...]) -> Tensor:
+        """The mean over all tokens of the last hidden state (after the final norm), float32 prompts x hidden.
 
-        Nothing is read from the cache or written to it.
+        All of them in one pass, under the same adapters. Nothing is read from the cache or written to it.
         """
+        counts = [len(prompt) for prompt in prompts]
         batch = Batch(
-            tokens=self._tensor(list(tokens)),
-            positions=torch.arange(len(tokens), device=self.device),
+            tokens=self._tensor([token for prompt in prompts for token in prompt]),
+            positions=torch.cat([torch.arange(count, device=self.device) for count in counts]),
             slots=None,
-            segments=(Piece(self.rows.shape, only_own, 0, len(tokens)),),
-            mix=self.adapters.mix([adapters] * len(tokens)),
+            segments=tuple(Piece(self.rows.shape, only_own, 0, count) for count in counts),
+            mix=self.adapters.mix([adapters] * sum(counts)),
         )
-        return self.decoder.norm(self.decoder.hidden(batch)).float().mean(0)
+        states = self.decoder.norm(self.decoder.hidden(batch)).float()
+        return torch.stack([state.mean(0) for state in states.split_with_sizes(counts)])
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self.device)

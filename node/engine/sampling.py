@@ -15,6 +15,7 @@ from node.engine.errors import RequestRefused
 
 MAX_TOKENS: Final = 1 << 24
 MAX_TEMPERATURE: Final = 100.0
+MIN_REPETITION: Final = 0.01  # dividing by less would leave nothing of other tokens, and at last overflow
 MAX_REPETITION: Final = 100.0
 MAX_PENALTY: Final = 2.0  # presence and frequency, as in the OpenAI API
 MAX_BIAS: Final = 100.0
@@ -59,7 +60,7 @@ class SamplingParams:
         _whole("top_k", self.top_k, 0, MAX_TOKENS)
         _real("top_p", self.top_p, 0.0, 1.0, above=True)
         _real("min_p", self.min_p, 0.0, 1.0)
-        _real("repetition_penalty", self.repetition_penalty, 0.0, MAX_REPETITION, above=True)
+        _real("repetition_penalty", self.repetition_penalty, MIN_REPETITION, MAX_REPETITION)
         _real("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
         _real("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         if self.seed is not None:

@@ -12,7 +12,7 @@ class Catalogue(Protocol):
     """What `LocalBackend` answers from: the tree (`node.serving.models`) or what was started (`node.started`)."""
 
     def served(self, name: str) -> Served:
-        """The model of a name, ready to answer. Raises UnknownModel or Unavailable."""
+        """The model of a name, ready to answer. Raises UnknownModel, Loading or Unavailable."""
 
     def info(self, name: str) -> ModelInfo:
         """What is known of one model. Raises UnknownModel."""

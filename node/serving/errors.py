@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Sequence
 
 from registry.errors import BadData, LocalFailure
@@ -32,3 +33,20 @@ class Busy(LocalFailure):
 
 class Unavailable(LocalFailure):
     """The backend is stopped, or the server behind it does not answer or answered with an error of its own."""
+
+
+class Loading(Unavailable):
+    """The base of the model is being loaded. `coming` is done when it is, with what went wrong where it failed."""
+
+    def __init__(self, coming: concurrent.futures.Future[Unavailable | None]) -> None:
+        super().__init__("the model is being loaded", "try again in a while")
+        self.coming = coming
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it is loaded. Raises itself when that takes longer or is given up, Unavailable when it failed."""
+        try:
+            failure = self.coming.result(timeout_s)
+        except (concurrent.futures.CancelledError, TimeoutError):
+            raise self from None
+        if failure is not None:
+            raise failure

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from node.engine.grammar import GrammarSpec
 from node.engine.requests import Chunk, Generation
 from node.engine.sequence import Finish
 from node.serving.catalogue import Catalogue
-from node.serving.errors import Refused, Unavailable
+from node.serving.errors import Loading, Refused, Unavailable
 from node.serving.models import Served
 from node.serving.requests import (
     ChatRequest,
@@ -33,6 +33,10 @@ from node.serving.tools import Call, CallReader, call_grammar, text_or_format
 from node.serving.translation import delta_of, logprob_of, sampling_params, translated
 
 COMPLETION_TOKENS: Final = 16  # what the OpenAI API gives to a completion that names no limit
+LOAD_S: Final = 60.0  # longest wait of a request for a base that is being loaded
+
+R = TypeVar("R")
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class LocalBackend:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """The pieces of the next turn. Raises Refused, UnknownModel, Busy, Unavailable."""
-        work = await asyncio.to_thread(self._chat_work, request)
+        work = await _prepared(self._chat_work, request)
         readers = [CallReader(work.tools, parallel=work.parallel) if work.tools else None for _ in range(request.n)]
         answers = [_Answer(reader) for reader in readers]
         async with aclosing(_chunks(work)) as chunks:
@@ -63,7 +67,7 @@ class LocalBackend:
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Delta, None]:
         """The pieces of the continuation, the echoed prompt first. Raises the same."""
-        work, echo = await asyncio.to_thread(self._completion_work, request)
+        work, echo = await _prepared(self._completion_work, request)
         silent = request.sampling.max_tokens == 0  # the prompt alone, with its logprobs, is what was asked for
         begun: set[int] = set()
         async with aclosing(_chunks(work)) as chunks:
@@ -77,9 +81,9 @@ class LocalBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """The vectors of the inputs. Raises the same."""
-        served, prompts = await asyncio.to_thread(self._embedding_work, request)
+        served, prompts = await _prepared(self._embedding_work, request)
         with translated():
-            vectors = await served.base.engine.embed(served.digest, prompts)
+            vectors = await served.base.engine.embed(served.model, prompts)
         return Embeddings(tuple(tuple(vector) for vector in vectors), sum(map(len, prompts)))
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -179,6 +183,16 @@ class _Answer:
         return taken
 
 
+async def _prepared(work: Callable[[R], W], request: R) -> W:
+    """What a request comes to, made in a thread; none is held while the base is loaded. Raises Loading at last."""
+    try:
+        return await asyncio.to_thread(work, request)
+    except Loading as loading:
+        await asyncio.wait([asyncio.wrap_future(loading.coming)], timeout=LOAD_S)
+        loading.wait(0)
+    return await asyncio.to_thread(work, request)
+
+
 async def _chunks(work: _Work) -> AsyncGenerator[Chunk, None]:
     """The chunks of the engine, its errors as ours. A choice that ended by an error ends the request with it."""
     with translated():
@@ -216,7 +230,7 @@ def _generation(
     with translated():
         params = sampling_params(request.sampling, room if limit is None else min(limit, room))
     spec = GrammarSpec(grammar.kind, grammar.text) if grammar is not None else None
-    return Generation(served.digest, prompt, params, request.n, request.tenant, spec)
+    return Generation(served.model, prompt, params, request.n, request.tenant, spec)
 
 
 def _echoed(echo: _Echo, chunk: Chunk) -> tuple[TokenLogprob, ...]:

@@ -1,7 +1,7 @@
 """The models that this node serves: every path with a release, each version of it, from one engine for each base.
 
 A name is looked up in the database at each request, so a release is served from the moment that it is a head. What a
-release is the sum of never changes, so it is read once. The engine knows a model by the digest of its release.
+release is the sum of never changes, so it is read once.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import difflib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,9 @@ from node.engine.config import EngineConfig
 from node.engine.engine import Engine
 from node.engine.errors import EngineError
 from node.engine.lora import AdapterFile
-from node.serving.errors import Unavailable, UnknownModel
+from node.former_keys import own_keys
+from node.serving.bases import Base, Bases
+from node.serving.errors import Loading, Unavailable, UnknownModel
 from node.serving.prompts import Prompts
 from node.serving.requests import ModelInfo
 from node.settings import Settings
@@ -36,22 +38,16 @@ log = logging.getLogger(__name__)
 
 MOST_LISTED: Final = 10_000
 MOST_KNOWN: Final = 1_024  # releases registered with engines; the one unused for longest is forgotten first
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """One base in memory: its engine, and how its prompts are made."""
-
-    engine: Engine
-    prompts: Prompts
+LOAD_S: Final = 1_800.0  # for a base of many gigabytes on a slow disk
+CHANGE_S: Final = 60.0  # for other changes of the models of a base
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A release that the engine of its base knows by its digest."""
+    """A model that the engine of its base knows by the name `model`, which stands in the engine's errors."""
 
     base: Base
-    digest: str
+    model: str
     path: str
 
 
@@ -83,39 +79,48 @@ def adapter_file(digest: str, file: Path, scale: float) -> AdapterFile:
 
 
 class Models:
-    """Names to models that are ready. Thread-safe; every method may block on disk, `served` until a base is loaded."""
+    """Names to models that are ready. Thread-safe; every method may block on disk, `load` until a base is loaded."""
 
     def __init__(self, node: Node, make_engine: Callable[[Path, EngineConfig], Engine] = Engine) -> None:
         self._node = node
         self._make_engine = make_engine
-        self._lock = threading.RLock()
-        self._bases: dict[str, Base] = {}
+        self._bases = Bases(self._loaded)
+        self._lock = threading.Lock()
         self._known: OrderedDict[str, Served] = OrderedDict()
-        self._closed = False
         self._loading = node.settings.serve == "eager"
 
     @property
     def ready(self) -> bool:
         """Whether requests are answered: not before an eager start is through, and not at the end."""
-        return not (self._closed or self._loading)
+        return not (self._bases.closed or self._loading)
 
     @property
     def engines(self) -> Mapping[str, Engine]:
         """The running engines by the digest of their base. Does not wait for one that is being loaded."""
-        return {digest: base.engine for digest, base in self._bases.copy().items()}
+        return self._bases.engines
 
     def served(self, name: str) -> Served:
-        """The model of a name, ready to answer. Raises UnknownModel, or Unavailable when it cannot be loaded."""
+        """The model of a name, ready to answer. Raises UnknownModel, Loading, or Unavailable if it cannot be loaded."""
         digest = self._release_of(name)
         with self._lock:
             if (known := self._known.get(digest)) is not None:
                 self._known.move_to_end(digest)
                 return known
-            try:
-                return self._register(digest)
-            except (EngineError, BadData, LocalFailure) as error:
-                log.error("%s cannot be served: %s", name[:200], error.message)
-                raise Unavailable(f"the model {name!a:.200} cannot be loaded here now", "see the node's log") from error
+        try:
+            return self._register(digest)
+        except Unavailable:
+            raise
+        except (EngineError, BadData, LocalFailure) as error:
+            log.error("%s cannot be served: %s", name[:200], error.message)
+            raise Unavailable(f"the model {name!a:.200} cannot be loaded here now", "see the node's log") from error
+
+    def load(self, name: str) -> Served:
+        """The same, waiting while its base is loaded."""
+        try:
+            return self.served(name)
+        except Loading as loading:
+            loading.wait(LOAD_S)
+        return self.served(name)
 
     def info(self, name: str) -> ModelInfo:
         """What is known of one model. Raises UnknownModel."""
@@ -140,17 +145,14 @@ class Models:
         """Start the engine of every base that a head has; one that cannot be loaded is logged and passed over."""
         for model in self.listed():
             with suppress(Unavailable):
-                self.served(model.id)
+                self.load(model.id)
         self._loading = False
 
     def close(self) -> None:
         """End the engines; what runs ends with them. Nothing is served afterwards."""
+        self._bases.close()
         with self._lock:
-            self._closed = True
-            bases, self._bases = self._bases, {}
             self._known.clear()
-        for base in bases.values():
-            base.engine.close()
 
     def _release_of(self, name: str) -> str:
         try:
@@ -165,16 +167,26 @@ class Models:
         return difflib.get_close_matches(said.replace(".", "/"), paths, n=3, cutoff=0.4)
 
     def _register(self, digest: str) -> Served:
-        if self._closed:
-            raise LocalFailure("the node is ending")
         chain = stored_chain(self._node.store, self._node.blobs, digest)
-        base = self._base(chain[0].release.base)
-        base.engine.add_model(digest, [file for link in chain if (file := self._adapter(link)) is not None])
-        served = self._known[digest] = Served(base, digest, chain[-1].release.path)
-        if len(self._known) > MOST_KNOWN:
-            forgotten, old = self._known.popitem(last=False)
-            old.base.engine.remove_model(forgotten)
+        base, release = self._bases.base(chain[0].release.base), chain[-1].release
+        model = f"{release.path}@v{release.version}#{digest[:12]}"  # several keys may have signed a version
+        served, old = Served(base, model, release.path), None
+        with _changing(base):
+            base.engine.add_model(model, [file for link in chain if (file := self._adapter(link)) is not None])
+            with self._lock:
+                self._known[digest] = served
+                if len(self._known) > MOST_KNOWN:
+                    old = self._known.popitem(last=False)
+        if old is not None:
+            self._forget(*old)
         return served
+
+    def _forget(self, digest: str, served: Served) -> None:
+        with _changing(served.base):
+            with self._lock:
+                wanted_again = digest in self._known
+            if not wanted_again:
+                served.base.engine.remove_model(served.model)
 
     def _adapter(self, link: Link) -> AdapterFile | None:
         adapter = link.release.adapter
@@ -183,17 +195,14 @@ class Models:
         file = self._node.blobs.open_verified(adapter.file.sha256)
         return adapter_file(adapter.file.sha256, file, adapter.shape.alpha / adapter.shape.rank)
 
-    def _base(self, digest: str) -> Base:
-        if (base := self._bases.get(digest)) is None:
-            folder = base_folder(self._node.home, self._node.blobs, digest)
-            engine = self._make_engine(folder, engine_config(self._node.settings))
-            engine.start()
-            base = self._bases[digest] = Base(engine, Prompts(engine.tokenizer, engine.context))
-            log.info("the engine of base %s runs", digest)
-        return base
+    def _loaded(self, digest: str) -> Base:
+        folder = base_folder(self._node.home, self._node.blobs, digest)
+        engine = self._make_engine(folder, engine_config(self._node.settings))
+        engine.start()
+        return Base(engine, Prompts(engine.tokenizer, engine.context))
 
     def _described(self, link: Link, *, with_version: bool) -> ModelInfo:
-        release, own = link.release, link.signer.id == self._node.key.public.id
+        release, own = link.release, link.signer in own_keys(self._node)
         engine = self.engines.get(release.base)
         return ModelInfo(
             id=f"{release.path}@v{release.version}" if with_version else release.path,
@@ -206,3 +215,14 @@ class Models:
             base=release.base_name,
             context_tokens=engine.context if engine is not None else None,
         )
+
+
+@contextmanager
+def _changing(base: Base) -> Iterator[None]:
+    """Change the models of a base, one caller at a time."""
+    if not base.changing.acquire(timeout=CHANGE_S):
+        raise Unavailable("other changes of this model's base take too long", "try again in a while")
+    try:
+        yield
+    finally:
+        base.changing.release()

@@ -202,18 +202,21 @@ class UpstreamBackend:
             said = json.loads(await response.aread())
         except (ValueError, httpx.HTTPError, Unavailable):
             said = {}
-        error = self._meant(response.status_code, said if isinstance(said, dict) else {}, model)
+        place = response.request.url.path
+        error = self._meant(response.status_code, said if isinstance(said, dict) else {}, model, place)
         if response.status_code not in AGAIN:
             return error
         wait_s = _seconds(response.headers.get("retry-after", ""))
         return error if wait_s is not None and wait_s > self.limits.retry_after_s else _Again(error, wait_s)
 
-    def _meant(self, status: int, said: Mapping[str, Any], model: str) -> BanyanError:
+    def _meant(self, status: int, said: Mapping[str, Any], model: str, place: str) -> BanyanError:
         own = said.get("error")
         told = own if isinstance(own, dict) else {}
         words = _words(told.get("message") or own or said.get("message") or said.get("detail") or "")
-        if status == httpx.codes.NOT_FOUND:
-            return UnknownModel(model) if model else Unavailable(f"{self.url} has no such address: {words}")
+        if status == httpx.codes.NOT_FOUND and model:
+            is_of_model = bool(own or said.get("message"))  # else the server has no such address
+            hint = "ask a model of another server for that"
+            return UnknownModel(model) if is_of_model else Refused("model", f"its server has no {place}", hint)
         if status in (400, 413, 422):
             field = told.get("param")
             return Refused(field if isinstance(field, str) else "request", words or "the server refused the request")

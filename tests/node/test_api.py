@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import socket
 import threading
 import time
@@ -187,6 +188,19 @@ def test_bodies_are_refused_by_what_they_declare_and_while_they_come(url: str, p
         assert b" 413 " in connection.recv(1000)
 
 
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 1000000000000"])
+def test_a_body_that_goes_on_after_its_answer_is_not_read_on(url: str, framing: str) -> None:
+    """H6: the sender has some megabytes in the buffers of both sides when it learns."""
+    chunk, sent = b"100000\r\n" + bytes(1 << 20) + b"\r\n", 0
+    with raw(url) as connection:
+        connection.sendall(head("/v1/updates", framing))
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            while sent < 1 << 30:
+                sent += connection.send(chunk)
+    assert sent < 64 << 20
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
 def test_a_body_that_does_not_come_ends_at_the_limit(
     node: Node, serve: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +240,12 @@ def test_a_request_head_that_does_not_come_ends_at_the_limit(
             ended.set()
             dripping.join()
     assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_an_idle_connection_is_kept_for_longer_than_clients_of_httpx_keep_it(node: Node) -> None:
+    """Else the server ends connections at the moment when the client sends on them."""
+    config = api_server.make_server(create_app(node), "127.0.0.1", 0).config
+    assert config.timeout_keep_alive > (httpx.Limits().keepalive_expiry or math.inf)
 
 
 def test_an_address_that_asks_too_much_waits(node: Node, serve: Callable) -> None:

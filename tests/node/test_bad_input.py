@@ -181,7 +181,7 @@ def test_a_parent_that_does_not_answer(
     after = files(home)
     if command == "publish":
         with opened_node(load_settings({"home": home})) as node:
-            assert [(row.state, row.sequence) for row in list_updates(node)] == [("ready", 1)]
+            assert [(row.state, row.sequence) for row in list_updates(node, "out")] == [("ready", 1)]
         del before["banyan.db"], after["banyan.db"]
     assert after == before
     assert not (tmp_path / "out").exists()
@@ -212,7 +212,7 @@ def test_a_clock_off_by_a_day_when_enrolling(tree: tuple[Node, Node, str]) -> No
 
 
 def test_a_clock_off_by_a_day_when_pulling(tree: tuple[Node, Node, str]) -> None:
-    """R10: yesterday's node refuses what was made tomorrow and shows nothing of it; tomorrow's takes it."""
+    """R10, F6: yesterday's node refuses what was made tomorrow; tomorrow's cannot know whether it is kept from news."""
     parent, child, url = tree
     enrol_child(child, parent, url, str(CARDS))
     before = snapshot(child)
@@ -220,7 +220,11 @@ def test_a_clock_off_by_a_day_when_pulling(tree: tuple[Node, Node, str]) -> None
         pull(child, NodePath.parse("en"), utc_now() - DAY)
     assert "clock" in caught.value.hint
     assert snapshot(child) == before
-    assert [one.new for one in pull(child, NodePath.parse("en"), utc_now() + DAY)] == [True]
+    with pytest.raises(BadData, match="expired") as caught:
+        pull(child, NodePath.parse("en"), utc_now() + DAY)
+    assert "clock" in caught.value.hint
+    assert snapshot(child) == before
+    assert [one.new for one in pull(child, NodePath.parse("en"), utc_now() + DAY / 2)] == [True]
 
 
 @pytest.mark.parametrize(("off", "state"), [(DAY, "rejected"), (-DAY, "received")])

@@ -252,7 +252,9 @@ def test_a_passphrase_locks_the_key_and_unlocks_it(home: Path, monkeypatch: pyte
     before = answer("keys")
     answer("keys", "passphrase", input="correct horse battery\n")
     assert (home / "keys" / "node.pem").stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in (home / "keys").iterdir()] == ["node.pem"]
+    keys = {file.name: file.read_bytes() for file in (home / "keys").iterdir()}
+    assert keys.keys() == {"node.pem", "root.pem", "snapshot.pem", "timestamp.pem"}
+    assert all(b"ENCRYPTED" in pem for pem in keys.values())
     assert "BANYAN_PASSPHRASE" in answer("keys", code=3)["error"]["hint"]
     monkeypatch.setenv("BANYAN_PASSPHRASE", "wrong horse battery")
     answer("tree", code=3)
@@ -302,9 +304,9 @@ def test_enrol_at_a_parent_that_is_down_is_a_local_failure(home: Path) -> None:
 def test_lists_that_are_empty_are_empty(home: Path) -> None:
     assert answer("updates") == {"updates": []}
     assert answer("updates", "in") == {"updates": []}
-    assert answer("enrol", "list") == {"enrolments": []}
+    assert answer("enrol", "list") == {"enrolments": [], "key": answer("keys")["fingerprint"]}
     assert answer("updates", "show", "abcd", code=4)["error"]["hint"] == "node updates"
-    assert answer("updates", "accept", "abcd", "--reason", "known", code=4)["error"]["code"] == 4
+    assert answer("updates", "accept", "abcd", "--why", "known", code=4)["error"]["code"] == 4
 
 
 def test_publish_and_pull_without_a_parent(home: Path) -> None:

@@ -19,12 +19,14 @@ from node.api.app import create_app
 from node.bases import base_folder
 from node.clone import CloneResult, clone
 from node.context import Node
+from node.stacked import StackedAdapters, stacked_shape
 from registry.documents import AdapterShape, BaseManifest, ReleasePin
 from registry.errors import BadData, LocalFailure
 from registry.paths import Ref
 from registry.store import select
 from registry.tables import PeerRow
-from sync.delta import Delta, Factor, read_adapter, write_adapter
+from sync.chain import stored_chain
+from sync.delta import Delta, Factor, read_adapter, stack, write_adapter
 from sync.model import load_model
 from tests.kill_test import kill_test
 from tests.world import enrol_child, make_node, own_work, put_base, put_release, put_tree, snapshot, utc_now
@@ -116,6 +118,26 @@ def test_a_clone_is_a_peft_folder_that_gives_the_sum_of_the_path(tree: Tree, tmp
     plain = AutoModelForCausalLM.from_pretrained(result.base_folder)
     assert not torch.allclose(logits(loaded), logits(plain), atol=1e-2)
     assert (result.folder / "README.md").read_text() == "# en/finance version 2\n"
+
+
+def test_a_deep_path_whose_rank_is_above_that_of_any_adapter_is_cloned(tiny_base: Path, tmp_path: Path) -> None:
+    """Exactly: nothing is recompressed. Its parts have at most rank 256 each, their sum as many as there are."""
+    node = make_node(tmp_path / "home", "master", "en", "en/finance")
+    base = put_base(node, {file.name: file.read_bytes() for file in tiny_base.iterdir()})
+    deltas, pin = [random_delta(seed, 128) for seed in range(3)], None
+    for path, delta in zip(("master", "en", "en/finance"), deltas, strict=True):
+        shape = write_adapter(delta, tmp_path / "one.safetensors")
+        pin = put_release(node, path, base, above=pin, adapter=(tmp_path / "one.safetensors").read_bytes(), shape=shape)
+    result = clone(node, Ref.parse("en/finance"), tmp_path / "out", now=utc_now())
+    assert json.loads((result.folder / "adapter_config.json").read_text())["r"] == 3 * 128
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(result.base_folder), result.folder)
+    expected = load_model(result.base_folder, deltas, "fp32").model
+    assert torch.allclose(logits(loaded), logits(expected), atol=1e-4)
+    chain = stored_chain(node.store, node.blobs, pin.digest)
+    kept = StackedAdapters(tmp_path / "stacked", 1 << 30).file(pin.digest, lambda: deltas)
+    again = read_adapter(kept.path, stacked_shape(chain))
+    assert all(torch.equal(again[name].product(), stack(deltas)[name].product()) for name in MODULES)
+    node.close()
 
 
 def test_the_lineage_names_everything_that_the_clone_was_made_of(tree: Tree, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from node.context import opened_node
 from node.doctor import examine
 from node.machine import Finding, cpu_flags, examine_libraries, examine_processor
 from node.parent_probe import Answer, probe
+from node.repository import Publisher
 from node.settings import load_settings, store_settings
 from node.setup import set_up
 from registry.errors import BadData, LocalFailure
@@ -65,7 +66,9 @@ def test_a_new_node_is_well(home: Path) -> None:
     assert names == {
         "home",
         "key",
+        "root",
         "database",
+        "log",
         "blobs",
         "disk",
         "memory",
@@ -75,6 +78,15 @@ def test_a_new_node_is_well(home: Path) -> None:
         "parent",
         "daemon",
     }
+
+
+@pytest.mark.parametrize(("days", "state"), [(10, "ok"), (300, "warning"), (366, "failed")])
+def test_a_root_that_nobody_signs_anew(home: Path, days: int, state: str) -> None:
+    """F6: it warns while there is time."""
+    with opened_node(load_settings({"home": home})) as node:
+        Publisher(node).renew(NOW - timedelta(days=days))
+    (found,) = (finding for finding in findings(home) if finding.name == "root")
+    assert (found.state, bool(found.remedy)) == (state, state != "ok")
 
 
 def test_looking_changes_nothing(home: Path) -> None:

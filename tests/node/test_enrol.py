@@ -22,7 +22,17 @@ from registry.paths import NodePath
 from registry.tables import EnrolmentRow, PeerRow
 from sync.pull import fetch_release
 from sync.transport import Refused
-from tests.world import enrol_child, make_node, own_work, put_base, put_release, put_tree, snapshot, utc_now
+from tests.world import (
+    adapter_bytes,
+    enrol_child,
+    make_node,
+    own_work,
+    put_base,
+    put_release,
+    put_tree,
+    snapshot,
+    utc_now,
+)
 
 CARDS = NodePath.parse("en/finance/cards")
 
@@ -193,11 +203,11 @@ def test_a_siblings_release_is_proven_by_its_enrolment(
         )
 
     pull(child, url, pins["en/finance"])
-    own = own_work(child, pins["en/finance"], "en/finance/cards", b"cards")
+    own = own_work(child, pins["en/finance"], "en/finance/cards", adapter_bytes(1))
     with pytest.raises(BadData, match="no release"):
         pull(parent, serve(create_app(child)), own)
     child = replace(child, settings=child.settings.model_copy(update={"share_own": True}))
-    stolen = put_release(child, "en/finance/top-up", put_base(child), adapter=b"not mine")
+    stolen = put_release(child, "en/finance/top-up", put_base(child), adapter=adapter_bytes(2))
     pull(parent, serve(create_app(child)), own)
     pull(sibling, url, own)
     assert snapshot(sibling)[1] == {"en/finance/cards": own.digest}

@@ -16,12 +16,15 @@ from node.promotions import (
     plan_of,
     promoter,
     release_updates,
+    thresholds_of,
 )
+from node.settings import Settings
 from node.validation import store_validation, validation_rows
 from registry.documents import Update
 from registry.errors import LocalFailure
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
+from sync.checks.thresholds import Thresholds
 from sync.delta import Delta, scaled
 from sync.promote import Promoter, Promotion
 from sync.score import evaluate_rows
@@ -93,7 +96,9 @@ def test_every_waiting_update_is_moved_to_its_verdict(parent: Node, toy_adapters
 def test_an_update_that_cannot_be_checked_now_does_not_keep_the_others(
     parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waiting = [enrol(parent, f"en/x{n}").offer(toy_adapters["en/shapes"]) for n in range(3)]
+    shapes, tools = toy_adapters["en/shapes"], toy_adapters["en/tools"]
+    sent = [scaled(shapes, -1.0), shapes, tools]  # no copies
+    waiting = [enrol(parent, f"en/x{n}").offer(delta) for n, delta in enumerate(sent)]
     check = Promoter.check
 
     def fails_for_one(self: Promoter, update: Update, *files: Path | None) -> object:
@@ -151,6 +156,28 @@ def test_every_place_has_releases_of_its_own_and_one_that_fails_does_not_keep_th
     release_updates(parent, promoter(parent), utc_now())
     assert {place: set(digests) for place, digests in recorder.calls} == {"en": set(above), "en/b": set(below)}
     assert "the release of en: the disk is full (free some space)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory_for_a_candidate_is_told_and_tried_again(
+    fault: Exception,
+    parent: Node,
+    toy_adapters: dict[str, Delta],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    offers = accepted(parent, toy_adapters["en/shapes"], "en/x0", "en/x1")
+
+    def full(*_: object) -> Promotion:
+        raise fault
+
+    monkeypatch.setattr(Promoter, "promote", full)
+    release_updates(parent, promoter(parent), utc_now())
+    assert "close other programs" in caplog.text
+    assert releases_of(parent, "en") == [1]
+    assert {state_of(parent, digest)[0] for digest in offers} == {"accepted"}
 
 
 class Stopped(BaseException):
@@ -218,6 +245,12 @@ def test_rows_that_were_held_back_are_kept_once_whenever_the_process_ends(
 def test_the_settings_are_the_plan(parent: Node) -> None:
     plan = plan_of(parent)
     assert (plan.rank_budget, plan.epochs, plan.learning_rate) == (16, 8, 1.5e-2)
+    assert (plan.aggregation, plan.aggregation_f) == ("mean", 0)
     assert plan.max_loss_points == parent.settings.gate_max_loss_points
     assert plan.min_gain_kept == parent.settings.gate_min_gain_kept
-    assert plan.max_update_loss_points == parent.settings.behaviour_max_loss_points
+    assert plan.thresholds.max_loss_points == parent.settings.behaviour_max_loss_points
+    assert plan.thresholds.triggers_max_collapse == 1.0
+
+
+def test_the_defaults_of_the_thresholds_are_those_of_the_settings() -> None:
+    assert thresholds_of(Settings()) == Thresholds()

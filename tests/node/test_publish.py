@@ -166,6 +166,43 @@ def test_what_will_leave_is_shown_first_and_a_no_leaves_no_trace(talking: Family
     assert sent.sent == outgoing
 
 
+# What the adapter gives away
+
+
+def says(monkeypatch: pytest.MonkeyPatch, family: Family, *said: str) -> None:
+    """Let the run have been trained on two prompts, and the model say some."""
+    with family.child.store.read() as session:
+        run = session.scalars(select(RunRow)).one()
+    folder = family.child.home.runs / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows([Row("my card is gone", "x"), Row("top me up please", "y")], folder / "train.jsonl")
+    monkeypatch.setattr("sync.sampled.sampled", lambda *_, **__: [Row(text, "x") for text in said])
+
+
+def test_what_a_model_repeats_of_its_training_rows_is_told_and_travels_as_two_numbers(
+    talking: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U9, U13."""
+    says(monkeypatch, talking, "My card is gone!", *(f"new prompt {number}" for number in range(9)))
+    sent = send(talking).sent
+    (claim,) = [claim for claim in sent.claims if claim.dataset == "sampled"]
+    assert (claim.rows, claim.metrics) == (10, {"verbatim": 0.1, "nearly": 0.0})
+    assert "of 10 prompts that the model says by itself, 10.0% repeat" in str(_leaving(described(sent)))
+
+
+def test_a_model_that_repeats_too_much_is_not_published(talking: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """U13."""
+    says(monkeypatch, talking, "my card is gone", "top me up pleas", "something else")
+    with pytest.raises(LocalFailure, match="1 repeat a training row word for word and 1 nearly: more than 20%"):
+        send(talking)
+    assert list_updates(talking.child) == []
+
+
+def test_a_model_that_says_nothing_gives_nothing_away(talking: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, talking)
+    assert [claim.dataset for claim in send(talking).sent.claims if claim.dataset == "sampled"] == []
+
+
 # What leaves this machine, byte for byte
 
 

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from node.api.app import create_app
 from node.context import Node
 from node.models import composer
-from node.rebasing import DECISION, child_round, rebase_all
+from node.pull import pull
+from node.rebasing import DECISION, rebase_all, rebase_round
 from node.run_lock import run_lock
 from registry.cards import parse_card
 from registry.documents import BaseManifest
@@ -171,25 +172,29 @@ def test_a_round_follows_the_parent_through_the_network(
         closing(make_node(tmp_path / "child", PATH, **SETTINGS)) as child,
     ):
         enrol_child(child, parent, serve(create_app(parent)), PATH)
-        child_round(child, utc_now())
+        pull(child, None, utc_now())
+        rebase_round(child, utc_now())
         first = head_of(child, "en")
         assert first == head_of(parent, "en")
         base = BaseManifest.from_bytes(child.blobs.read(first.release.base, 1 << 20))
         put_toy_release(child, PATH, base, above=first.pin, delta=toy_adapters[PATH])
         put_rows(child)
-        child_round(child, utc_now())
+        pull(child, None, utc_now())
+        rebase_round(child, utc_now())
         assert (releases_of(child, PATH), decisions(child)) == ([1], [])
         put_toy_release(
             parent, "en", base, version=2, delta=toy_adapters["en/tools"], anchors=[*rows(KNOWN), *rows(TOOLS)],
             previous=first.digest,
         )  # fmt: skip
-        child_round(replace(child, settings=child.settings.model_copy(update={"rebase_epochs": 0})), utc_now())
+        pull(child, None, utc_now())
+        rebase_round(replace(child, settings=child.settings.model_copy(update={"rebase_epochs": 0})), utc_now())
         assert head_of(child, "en") == head_of(parent, "en")
         [noted] = decisions(child)
         chain = stored_chain(child.store, child.blobs, head_of(child, PATH).digest)
         assert [link.release.version for link in chain] == ([1, 1] if noted["way"] == "stay" else [2, 2])
 
 
-def test_a_parent_that_is_away_is_logged(child: Node, caplog: pytest.LogCaptureFixture) -> None:
-    child_round(child, utc_now())
-    assert "following the parent: this node has no parent yet" in caplog.text
+def test_a_path_at_work_is_logged_and_tried_again(child: Node, caplog: pytest.LogCaptureFixture) -> None:
+    with run_lock(child.home, NodePath.parse(PATH)):
+        assert rebase_round(child, utc_now()) == []
+    assert "rebasing: en/shapes is being fine-tuned" in caplog.text

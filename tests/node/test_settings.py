@@ -70,7 +70,7 @@ def test_an_empty_home_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("prot = 1\n", "port"), ("treads = 2\n", "threads"), ("[network]\nport = 1\n", "node config show")],
+    [("prot = 1\n", "port"), ("treads = 2\n", "threads"), ("[xyz]\nport = 1\n", "node config show")],
 )
 def test_unknown_key_in_file_names_the_nearest(home: Path, text: str, named: str) -> None:
     write(home, text)

@@ -23,11 +23,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def test_clients_of_every_temper_leave_nothing_behind(served: Served) -> None:
     url, pid, questions = served
-    result = asyncio.run(soak(url, pid, questions, Plan(seconds=6, clients=10, pause_every_s=3)))
+    result = asyncio.run(soak(url, pid, questions, Plan(seconds=6, clients=20, pause_every_s=3)))
     assert result["problems"] == []
     assert len(result["counts"]) > len(KINDS) // 2
     assert len(result["moments"]) >= 2
     assert all(moment["used"] == 0 for moment in result["moments"])
+    assert result["pressure"].keys() == {"refusals", "preemptions", "evictions"}
+    assert all(count > 0 for count in result["pressure"].values())
 
 
 def test_a_wrong_answer_is_noticed(served: Served) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from node.validation import add_validation, store_validation, validation_rows
+from node.validation import MAX_CANARIES, add_validation, canary_rows, store_validation, validation_rows
 from registry.errors import BadData
 from registry.home import Home
 from registry.paths import NodePath
-from registry.rows import Row
+from registry.rows import Row, write_rows
 
 MASTER, EN, CARDS = (NodePath.parse(text) for text in ("master", "en", "en/cards"))
 
@@ -59,3 +59,18 @@ def test_the_rows_are_their_owner_s_alone(home: Home) -> None:
     add_validation(home, EN, [Row("b", "2")])
     assert (home.validation / "en.jsonl").stat().st_mode & 0o077 == 0
     assert [file.name for file in home.validation.iterdir()] == ["en.jsonl"]
+
+
+def test_canaries_of_a_path_and_above_it_are_what_the_operator_wrote(home: Home) -> None:
+    """C29."""
+    assert canary_rows(home, CARDS) == []
+    home.canaries.mkdir()
+    for path in (MASTER, CARDS):
+        write_rows(
+            [Row(f"{path} {n}", "x") for n in range(MAX_CANARIES - 1)],
+            home.canaries / f"{str(path).replace('/', '.')}.jsonl",
+        )
+    found = canary_rows(home, CARDS)
+    assert [row.input for row in found[-2:]] == ["en/cards 198", "master 0"]
+    assert len(found) == MAX_CANARIES
+    assert len(canary_rows(home, EN)) == MAX_CANARIES - 1

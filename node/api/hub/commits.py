@@ -18,13 +18,14 @@ from node.api.hub.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, FileShelf,
 from node.api.hub.shelf import MAIN, Shelf, Snapshot
 from node.context import Node
 from node.lineage import LINEAGE
-from node.model_folder import LEGAL, PICKLES, TOKENIZER_FILES
+from node.model_folder import PICKLES
 from node.peft_config import read_peft_config
 from node.repo_ids import commit_of
 from node.taking_in import Foreign, take_in
 from registry.cards import parse_card
 from registry.errors import BadData
 from registry.paths import NodePath
+from sync.checks.base import LEGAL, TOKENIZER_FILES
 
 MAX_LINES: Final = 300
 # Files that come along with adapters: of no meaning here.

@@ -17,13 +17,13 @@ from node.api.hub.shelf import Snapshot
 from node.context import Node
 from node.lineage import LINEAGE, lineage_of
 from node.merged import MergedFile, merged_files
-from node.model_folder import LEGAL, TOKENIZER_FILES
 from node.repo_ids import base_id, commit_of
 from node.stacked import StackedAdapters, stacked_shape
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
 from registry.documents import AdapterShape, File
 from registry.errors import BadData, BanyanError
 from registry.paths import NodePath, Ref
+from sync.checks.base import LEGAL, TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from sync.delta import Delta
@@ -76,7 +76,6 @@ class FileShelf:
 
     def _adapter(self, snapshot: Snapshot) -> Content:
         """The one adapter as it was signed, or the stack of several."""
-        stacked_shape(list(snapshot.chain))
         if len(snapshot.adapters) == 1 and (only := snapshot.adapters[0].release.adapter) is not None:
             return self._of_base(only.file)
         made = self._stacked.file(snapshot.release, lambda: self._deltas(snapshot))

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from node.api.openai.access import tenant_of
 from node.api.openai.bodies import MAX_N, Count, ModelName, SamplingBody, TokenId, body_of, called, described
-from node.api.openai.chat_body import ResponseFormat, format_of
 from node.api.openai.chat_reply import UsageReply, usage_reply
+from node.api.openai.formats import ResponseFormat, format_of
 from node.api.openai.streams import DONE, event, merged, streamed, whole
 from node.serving.requests import Backend, CompletionRequest, Delta, FinishReason, TokenLogprob, Usage
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from node.api.openai.bodies import Body, Count, ModelName
-from node.api.openai.chat_body import FunctionName, Nothing, ObjectFormat, TextFormat
+from node.api.openai.chat_body import Nothing
+from node.api.openai.formats import FunctionName, ObjectFormat, TextFormat
 from node.serving.requests import ChatRequest, Format, Message, NamedTool, Sampling, Tool, ToolCall, ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"

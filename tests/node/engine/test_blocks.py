@@ -228,38 +228,6 @@ def test_a_fork_of_something_else_is_an_error(child: Sequence) -> None:
     assert counts(blocks) == (4, 0, 4)
 
 
-def test_truncation_keeps_what_others_may_use() -> None:
-    blocks, sequence = pool(), row(LONG)
-    compute(blocks, sequence)
-    blocks.truncate(sequence, 2 * SIZE + 1)  # inside the third block, which is full and known
-    assert (sequence.computed, len(sequence.blocks)) == (2 * SIZE, 2)
-    assert counts(blocks) == (5, 1, 2)
-    assert blocks.match(row(LONG)) == 3 * SIZE
-
-
-def test_truncation_inside_the_partial_block_keeps_it() -> None:
-    blocks, sequence = pool(), row((*LONG, 1, 2))
-    compute(blocks, sequence)
-    blocks.truncate(sequence, 3 * SIZE + 1)
-    assert (sequence.computed, len(sequence.blocks)) == (3 * SIZE + 1, 4)
-    blocks.truncate(sequence, 3 * SIZE + 2)  # nothing there to forget
-    assert sequence.computed == 3 * SIZE + 1
-
-
-def test_eviction_forgets_what_nobody_uses_of_a_namespace_or_of_all() -> None:
-    blocks, first, second = pool(), row(LONG), row(LONG, namespace=b"b")
-    for sequence in (first, second):
-        compute(blocks, sequence)
-    blocks.evict()
-    assert counts(blocks) == (0, 0, 8)
-    for sequence in (first, second):
-        blocks.release(sequence)
-    blocks.evict(b"b")
-    assert (blocks.match(first), blocks.match(second)) == (3 * SIZE, 0)
-    blocks.evict()
-    assert counts(blocks) == (8, 0, 0)
-
-
 def test_more_tokens_than_there_are_cannot_be_committed() -> None:
     blocks, sequence = pool(), row(LONG)
     assert blocks.admit(sequence)

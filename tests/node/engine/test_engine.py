@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from node.engine import runner
 from node.engine.config import EngineConfig
 from node.engine.engine import Engine
 from node.engine.errors import EngineError, EngineStopped, Overloaded, RequestRefused
@@ -417,6 +418,30 @@ async def collected(engine: Engine, request: Generation) -> list[Chunk]:
     return [chunk async for chunk in engine.generate(request)]
 
 
+def test_weights_and_adapters_are_read_in_threads_that_end(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A lasting thread that once ran a parallel operation would keep a team of workers beside the engine's."""
+    readers: list[threading.Thread] = []
+    weights, load = runner.read_weights, runner.Runner.load_adapter
+
+    def read_weights(*given: Any) -> Any:
+        readers.append(threading.current_thread())
+        return weights(*given)
+
+    def load_adapter(self: runner.Runner, adapter: AdapterFile) -> None:
+        readers.append(threading.current_thread())
+        load(self, adapter)
+
+    monkeypatch.setattr(runner, "read_weights", read_weights)
+    monkeypatch.setattr(runner.Runner, "load_adapter", load_adapter)
+    engine = make()
+    with pytest.raises(EngineError, match="cannot be read"):
+        engine.add_model("lost", [AdapterFile("lost", tmp_path / "lost.safetensors", 1.0)])
+    assert len(readers) == 2
+    assert not any(thread.is_alive() for thread in readers)
+
+
 def test_many_readers_of_a_running_engine_get_what_they_get_alone(make: Callable[..., Engine]) -> None:
     requests = [ask(SamplingParams(max_tokens=10 + i, seed=i, ignore_eos=True), PROMPT[i % 5 :]) for i in range(20)]
     alone = [tokens_of(run(make(), request)[0]) for request in requests]
@@ -584,6 +609,28 @@ def test_embeddings_are_the_mean_state_of_length_one(make: Callable[..., Engine]
         with torch.no_grad():
             state = model.model(torch.tensor([prompt])).last_hidden_state[0].mean(0)
         torch.testing.assert_close(torch.tensor(vector), state / state.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_texts_are_embedded_together_as_far_as_a_step_goes(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(chunk_tokens=16)
+    prompts = [(PROMPT * 2)[start : start + count] for start, count in enumerate((5, 5, 5, 5, 1, 1, 17, 2, 1))]
+    passes: list[list[int]] = []
+    means = engine._runner.hidden_means
+    monkeypatch.setattr(
+        engine._runner, "hidden_means", lambda given, ids: [passes.append(list(map(len, given))), means(given, ids)][1]
+    )
+    engine.start()
+
+    async def embed(*groups: list[tuple[int, ...]]) -> list[list[float]]:
+        found = await asyncio.gather(*(engine.embed("m", group) for group in groups))
+        return [vector for vectors in found for vector in vectors]
+
+    together = asyncio.run(embed(prompts))
+    assert passes == [[5, 5, 5], [5, 1, 1], [17], [2, 1]]
+    alone = asyncio.run(embed(*([prompt] for prompt in prompts)))
+    torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), rtol=0, atol=1e-5)
 
 
 def test_everything_is_counted(make: Callable[..., Engine]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from llguidance import LLTokenizer
+from llguidance.hf import from_tokenizer
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.engine import grammar
@@ -154,6 +156,7 @@ def test_what_cannot_be_enforced_is_refused_with_the_reason(
         grammars.compile(GrammarSpec(kind, text, field="guided"))
     assert refused.value.field == "guided"
     assert reason in refused.value.message
+    assert refused.value.hint
     assert len(refused.value.message) < 600
 
 
@@ -193,6 +196,23 @@ def test_the_compile_cache_is_bounded_and_may_be_used_by_threads(
     assert not grammars.compile(specs[0]).finished
 
 
-def test_a_base_without_an_end_takes_no_grammars() -> None:
-    with pytest.raises(RequestRefused, match="ends an answer"):
-        Grammars(tokenizer(), WIDTH, []).compile(GrammarSpec("json_object"))
+@pytest.mark.parametrize(("width", "ends", "reason"), [(WIDTH, [], "ends an answer"), (7, [END], "its tokenizer")])
+def test_a_base_whose_tokens_do_not_serve_takes_no_grammars(width: int, ends: list[int], reason: str) -> None:
+    grammars = Grammars(tokenizer(), width, ends)
+    with pytest.raises(RequestRefused, match=reason):
+        grammars.compile(GrammarSpec("json_object"))
+
+
+def test_the_tokenizer_is_ready_before_the_first_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def counted(*arguments: Any, **named: Any) -> LLTokenizer:
+        built.append(arguments)
+        return from_tokenizer(*arguments, **named)
+
+    monkeypatch.setattr(grammar, "from_tokenizer", counted)
+    grammars = Grammars(tokenizer(), WIDTH, [END])
+    assert len(built) == 1
+    grammars.compile(GrammarSpec("json_object"))
+    grammars.compile(GrammarSpec("regex", "a+"))
+    assert len(built) == 1

@@ -101,7 +101,14 @@ def test_the_least_recently_used_goes_first_and_none_in_use(base: Path, tmp_path
         held.load(file)
     assert set(held.loaded) == {files[0].id, files[3].id, files[4].id}, "the last step used the first"
     held.mix([(files[1].id, files[2].id, files[3].id)])  # known; two of them were given up and are read again
-    assert set(held.loaded) >= {files[1].id, files[2].id, files[3].id}
+    assert set(held.loaded) == {files[1].id, files[2].id, files[3].id}, "the limit is kept while a step is loaded"
+    held.load(files[4])
+    assert set(held.loaded) == {file.id for file in files[1:]}, "one more than the limit: the step's, and the newest"
+    held.mix([(files[4].id,)])
+    held.load(files[0])
+    assert len(held.loaded) == 3
+    assert set(held.loaded) > {files[4].id, files[0].id}
+    held.mix([(files[1].id,)])
     held.forget(files[1].id)
     with pytest.raises(EngineError, match=files[1].id):
         held.mix([(files[1].id,), ()])

@@ -167,17 +167,22 @@ def test_a_failed_step_can_be_run_again(llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "mistral"])
-def test_hidden_mean_is_the_mean_of_the_last_states(tmp_path: Path, family: str) -> None:
+def test_hidden_means_are_those_of_the_last_states(tmp_path: Path, family: str) -> None:
+    """Of texts in one pass as of each alone."""
     base = save_family(tmp_path / "base", family)
     adapter = lora(base, tmp_path, 3)
     bench = Bench(base)
     bench.runner.load_adapter(adapter)
-    given = prompt(21)
+    given = [prompt(21), prompt(4), prompt(21)[::-1], prompt(1)]
     for path in ((), (adapter,)):
+        model = merged(base, path).model
         with torch.no_grad():
-            states = merged(base, path).model(torch.tensor([given])).last_hidden_state[0]
-        found = bench.runner.hidden_mean(given, tuple(each.id for each in path))
-        torch.testing.assert_close(found, states.mean(0), rtol=1e-4, atol=1e-4)
+            wanted = torch.stack([model(torch.tensor([one])).last_hidden_state[0].mean(0) for one in given])
+        ids = tuple(each.id for each in path)
+        found = bench.runner.hidden_means(given, ids)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        alone = torch.cat([bench.runner.hidden_means([one], ids) for one in given])
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
 
 def test_bf16_stays_close_to_float32(llama: Path) -> None:

@@ -213,22 +213,6 @@ def test_who_has_had_a_turn_is_not_given_up_on_and_keeps_its_first_count_of_cach
     assert (second.status, second.cached) == (Status.RUNNING, 0)
 
 
-def test_who_lost_what_it_had_computed_moves_on_with_the_pages_that_are_left() -> None:
-    bench = Bench(6, max_running=5, chunk_tokens=32)
-    first, second = row((1,) * 12, 2), row((2,) * 3, 6)
-    bench.add(first, second)
-    bench.step()
-    del first.output[:]
-    bench.blocks.truncate(first, 0)
-    children = [row((2,) * 3, 6) for _ in range(3)]
-    for number, child in enumerate(children):
-        child.output.append(number)
-        bench.scheduler.fork(second, child)
-    bench.step()
-    assert (bench.blocks.used, first.computed) == (5, 1)
-    bench.finish_all(work([first, second, *children]))
-
-
 def test_who_has_nothing_to_run_keeps_its_pages() -> None:
     bench = Bench(1)
     sequence = row((1,) * SIZE, 1)
@@ -321,21 +305,6 @@ def test_followers_go_on_when_their_leader_leaves(steps: int) -> None:
     bench.finish_all(6)
     assert bench.memory.runs == len(LONG) + 2  # what the leader had computed is not computed again
     assert [len(sequence.output) for sequence in rows] == [0, 1, 1]
-
-
-def test_a_follower_does_not_wait_for_tokens_that_were_taken_back() -> None:
-    bench = Bench(400, max_running=4, chunk_tokens=5)
-    leader, follower = row((1,), 40), row((1, *LONG), 1)
-    bench.add(leader)
-    bench.step(tokens=LONG[:20])
-    bench.add(follower)
-    bench.step()
-    assert follower.status is Status.WAITING
-    del leader.output[8:]
-    bench.blocks.truncate(leader, leader.length - 1)
-    bench.step()
-    bench.step()
-    assert follower.status is Status.RUNNING
 
 
 def test_other_namespaces_do_not_wait_for_one_another() -> None:
@@ -463,18 +432,6 @@ class Schedules(RuleBasedStateMachine):
         child.output = [*parent.output[:known], *tokens][: max(known, parent.max_new_tokens - 1)]
         self.scheduler.fork(parent, child)
         self.accepted.append(child)
-
-    @precondition(lambda self: self.in_flight is None and any(s.output for s in self.scheduler.running))
-    @rule(data=st.data())
-    def truncate(self, data: st.DataObject) -> None:
-        sequence = self.pick(data, [s for s in self.scheduler.running if s.output])
-        keep = data.draw(st.integers(0, len(sequence.output) - 1))
-        self.bench.blocks.truncate(sequence, len(sequence.prompt) + keep - 1)
-        del sequence.output[keep:]
-
-    @rule(namespace=st.sampled_from([None, b"a", b"bx"]))
-    def evict(self, namespace: bytes | None) -> None:
-        self.bench.blocks.evict(namespace)
 
     @invariant()
     def the_books_agree(self) -> None:

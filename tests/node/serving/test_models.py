@@ -146,6 +146,15 @@ def test_a_damaged_adapter_keeps_one_model_from_being_served_and_no_other(
     assert ask(models, "en") == reference(node, "en")
 
 
+def test_an_error_of_the_engine_names_the_model_by_its_path_and_version(
+    node: Node, models: Models, tmp_path: Path
+) -> None:
+    endless = {name: Factor(factor.a * 1e30, factor.b * 1e30) for name, factor in change(1).items()}
+    put_toy_release(node, "en", put_tiny(node, tmp_path / "base"), delta=endless, version=3)
+    with pytest.raises(Unavailable, match="the model en@v3#"):
+        ask(models, "en")
+
+
 def test_nothing_is_served_after_the_end(node: Node, models: Models, tmp_path: Path) -> None:
     put_toy_release(node, "en", put_tiny(node, tmp_path / "base"))
     ask(models, "en")

@@ -273,6 +273,8 @@ def test_models_are_listed(server: ScriptedServer) -> None:
         (json_reply({"detail": [{"loc": ["body"]}]}, 422), Refused, "loc"),
         (Reply(413, (b"<html>",), "text/html"), Refused, "refused"),
         (json_reply({"error": {"message": "no such model"}}, 404), UnknownModel, "'m'"),
+        (json_reply({"object": "error", "message": "no such model"}, 404), UnknownModel, "'m'"),
+        (json_reply({"detail": "Not Found"}, 404), Refused, "/v1/chat/completions"),
         (json_reply({"error": "bad key " + KEY}, 401), Unavailable, "key"),
         (json_reply({}, 302, location="http://127.0.0.1:9/"), Unavailable, "302"),
         (Reply(400, (b"x" * 100_000,)), Refused, "refused"),

@@ -75,7 +75,7 @@ def test_errors_are_those_of_the_server(client: Client, url: str) -> None:
 
 @contextmanager
 def scripted(answer: bytes, hold: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """A server that reads a request, sends these bytes, waits and closes."""
+    """A server that sends these bytes to the first request, waits and closes."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
 
         def serve() -> None:
@@ -84,6 +84,11 @@ def scripted(answer: bytes, hold: Callable[[], None] = lambda: None) -> Iterator
                 connection.recv(65_536)
                 connection.sendall(answer)
                 hold()
+                # Closed with a part of the request unread, TCP would throw the answer away.
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(10)
+                while connection.recv(65_536):
+                    pass
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
