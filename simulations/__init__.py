@@ -1,1 +1,5 @@
-"""The network in memory: not built yet. Will hold simulated peers, attackers, policy runs and federated rounds."""
+"""The network in memory: nodes with real databases, keys, documents and rules, over a network that fails and lies.
+
+`clock` and `network` are the world, `member` an honest node of it with `server` and `rounds`, `liars` the others.
+`trial` plays one seed, `faults` many (`python -m simulations.faults --seeds 0:10000`).
+"""

@@ -1,0 +1,1 @@
+"""Attacks on what children send: on their rows, and on the adapters of a cohort."""
