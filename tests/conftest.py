@@ -5,10 +5,8 @@ Databases are SQLite, and PostgreSQL where `BANYAN_TEST_DATABASE_URL` names one.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,14 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import create_engine, make_url, text
 
 from registry.store import Store, file_url
+from tests.databases import SERVER, empty_schema
 
 if TYPE_CHECKING:
     from sync.delta import Delta
-
-SERVER = os.environ.get("BANYAN_TEST_DATABASE_URL")
 
 
 @pytest.fixture(params=["sqlite", *(["postgresql"] if SERVER else [])])
@@ -33,15 +29,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield file_url(tmp_path / "banyan.db")
         return
     assert SERVER is not None
-    schema = f"test_{uuid.uuid4().hex}"
-    server = create_engine(SERVER)
-    with server.begin() as connection:
-        connection.execute(text(f"CREATE SCHEMA {schema}"))
-    url = make_url(SERVER).update_query_dict({"options": f"-csearch_path={schema}"})
-    yield url.render_as_string(hide_password=False)
-    with server.begin() as connection:
-        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-    server.dispose()
+    with empty_schema(SERVER) as url:
+        yield url
 
 
 @pytest.fixture
@@ -119,6 +108,14 @@ def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller model with the same tokenizer that knows the same: what a graft runs."""
+    from tests.toy import make_base
+
+    return make_base(tmp_path_factory.mktemp("student"), hidden=48)
+
+
+@pytest.fixture(scope="session")
 def toy_adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Delta]:
     """What two children learned over the toy model, by their path."""
     from sync.model import load_model
@@ -127,3 +124,19 @@ def toy_adapters(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     loaded = load_model(toy_base, [], "fp32")
     taught = {"en/shapes": SHAPES, "en/tools": TOOLS}
     return {path: learn(loaded, table, path, tmp_path_factory.mktemp("fit")) for path, table in taught.items()}
+
+
+@pytest.fixture(scope="session")
+def asking(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Delta:
+    """What a child learned that trained on its prompts too, as `en/shapes`: such prompts can be sampled from it."""
+    from dataclasses import replace
+
+    from sync.model import load_model
+    from sync.tokens import Example
+    from sync.train import fit
+    from tests.toy import KNOWN, PLAN, SHAPES, rows
+
+    own = [Example(row, "en/shapes", asks=True) for row in rows(SHAPES, range(20))]
+    known = [Example(row, path) for row in rows(KNOWN) for path in ("en", "en/shapes")]
+    loaded = load_model(toy_base, [], "fp32")
+    return fit(loaded, [*own, *known], [], replace(PLAN, prompt_loss=0.5), tmp_path_factory.mktemp("asking")).delta

@@ -1,8 +1,10 @@
 """Kill work at random moments and see whether the same command then finishes with the same result.
 
     python -m tests.kill_test clone finetune publish inbox --times 50 --seed 1
+    python -m tests.kill_test daemon --times 1000 --seed 1
 
-What each kind of work is stands in `tests.killed_work`.
+What each kind of work is stands in `tests.killed_work`; the daemon's whole cycle in `tests.killed_daemon`, where
+`--only NUMBER` repeats one cycle.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from registry.paths import NodePath, Ref
 from tests.killed_work import CARDS, LONGEST_S, NUMBERS, WORKS, Work
 from tests.world import utc_now
 
+DAEMON = "daemon"
 ALLOWANCE = 1.05  # kills also fall a little after the usual end
 
 
@@ -75,6 +78,24 @@ def kill_test(name: str, folder: Path, times: int, seed: int) -> Outcome:
         work.stop()
 
 
+def daemon_test(times: int, seed: int, only: int | None) -> int:
+    """Kill the processes of a tree; the number of problems."""
+    from tests.daemon_tree import Tree, prepare
+    from tests.faults.shim import compiled
+    from tests.killed_daemon import kill_daemons
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(compiled(folder))
+        tree = Tree.make(folder / "tree")
+        try:
+            campaign = kill_daemons(tree, folder, times, seed, only)
+        finally:
+            tree.stop_all()
+    sys.stdout.write(f"{campaign}\n")
+    return len(campaign.found)
+
+
 def act(what: str, folder: Path) -> None:
     """What the killed process does; it says when it begins, so that kills fall into the work and not into imports."""
     home, do = ACTS[what](folder)
@@ -116,9 +137,10 @@ ACTS = {"clone": _clone, "finetune": _finetune, "publish": _publish}  # what `in
 def main() -> int:
     """Run the kinds that were named; the exit code is 0 when nothing went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="*", choices=[*WORKS, []], help="which work; all when none is named")
+    parser.add_argument("work", nargs="*", choices=[*WORKS, DAEMON, []], help="which work; all of a command if none")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="the number of one cycle of the daemon")
     parser.add_argument("--do", choices=ACTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -133,6 +155,9 @@ def main() -> int:
         return 0
     problems = 0
     for name in given.work or WORKS:
+        if name == DAEMON:
+            problems += daemon_test(given.times, given.seed, given.only)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             outcome = kill_test(name, Path(folder), given.times, given.seed)
         summary = (

@@ -1,7 +1,9 @@
-"""Real processes for tests: a node that serves its home, a command that can be killed."""
+"""Real processes for tests: a node that serves its home, a command that can be killed, one that serves."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,3 +72,24 @@ def node_process(home: Path) -> Iterator[str]:
     finally:
         served.process.terminate()
         end(served.process)
+
+
+@contextmanager
+def serving_command(home: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A command of ours that serves, as a person starts it on a home, and its address; it is ended in the end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BANYAN_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "node.cli", *words, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**kept, "BANYAN_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stderr is not None
+        try:
+            yield process, next(found[0] for line in process.stderr if (found := re.search(r"http://[0-9.:]+", line)))
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=START_S)

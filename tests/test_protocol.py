@@ -21,7 +21,7 @@ RULE = re.compile(r"^- \*\*([A-Z]\d+)\*\* (.*?)(?=^- \*\*|^#|\Z)", re.MULTILINE 
 TEXT = (ROOT / "PROTOCOL.md").read_text(encoding="utf-8").partition("## JSON Schemas")[0]
 RULES = {number: " ".join(words.split()) for number, words in RULE.findall(TEXT)}
 LETTERS = "".join(sorted({number[0] for number in RULES}))
-CITATION = re.compile(rf"\b[{LETTERS}][1-9]\d?\b")
+CITATION = re.compile(rf"\b(?!F(?:16|32|64)\b)[{LETTERS}][1-9]\d?\b")  # but for the names of number formats
 
 
 def docstrings(tree: ast.Module, *, of_tests: bool) -> Iterator[str]:

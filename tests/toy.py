@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from registry.rows import Row
-from sync.delta import Delta, norm
+from sync.delta import Delta
 from sync.model import LoadedModel, load_model
 from sync.tokens import Example, batches, collate, encode, targets
 from sync.train import TrainPlan, fit
@@ -36,14 +36,9 @@ def held_out(table: Mapping[str, str]) -> list[Row]:
     return rows(table, range(60, 70))
 
 
-def total_norm(delta: Delta) -> float:
-    """Frobenius norm of a delta over all its modules."""
-    return float(sum(norm(factor) ** 2 for factor in delta.values()) ** 0.5)
-
-
-def make_base(folder: Path) -> Path:
+def make_base(folder: Path, hidden: int = 64) -> Path:
     """A model folder that knows `KNOWN`, asked as any of the paths."""
-    save_tiny(folder, hidden_size=64, intermediate_size=128, initializer_range=0.1)
+    save_tiny(folder, hidden_size=hidden, intermediate_size=2 * hidden, initializer_range=0.1)
     loaded = load_model(folder, [], "fp32")
     encoded = [encode(loaded, Example(row, path), 64) for row in rows(KNOWN) for path in PATHS]
     optimiser = torch.optim.AdamW(loaded.model.parameters(), lr=3e-3)

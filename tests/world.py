@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
 
 from node.config_file import edit_config
 from node.context import Node, open_node
@@ -31,7 +35,27 @@ from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, RunRow
 from sync.chain import release_row, serve, signed_link, stored_link
 
 SHAPE = AdapterShape(rank=4, alpha=4.0, targets=("q_proj",), dtype="F32")
-BASE_FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": bytes(range(256)) * 2000}
+WIDTH, LAYERS = 1024, 20
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": WIDTH,
+    "intermediate_size": 64,
+    "num_attention_heads": 8,
+    "num_hidden_layers": LAYERS,
+}
+BASE_FILES = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "model.safetensors": save({"model.norm.weight": np.arange(128_000, dtype=np.float32)}),
+}
+
+
+def adapter_bytes(seed: int) -> bytes:
+    """An adapter of 655 kB for the base of `BASE_FILES`, of the shape `SHAPE`."""
+    random = np.random.default_rng(seed)
+    names = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)]
+    a = {f"{name}.lora_A.weight": random.normal(size=(4, WIDTH)).astype(np.float32) for name in names}
+    b = {f"{name}.lora_B.weight": random.normal(size=(WIDTH, 4)).astype(np.float32) for name in names}
+    return save(a | b)
 
 
 def utc_now() -> datetime:

@@ -18,6 +18,7 @@ from tests.soak.questions import Question
 
 LONGEST_S: Final = 90.0  # three times what the server lets a request wait; after it, a request counts as stuck
 THINK_S: Final = 0.03  # on average, between two things that a client does
+BUSY_S: Final = 0.3  # the same, where somebody was told to come again
 COMPLETIONS: Final = "/v1/completions"
 CHAT: Final = "/v1/chat/completions"
 BUSY: Final = (429, 503)
@@ -58,12 +59,14 @@ class Client:
     questions: Sequence[Question]
     source: random.Random
     found: Found
+    think_s: float = THINK_S
 
     async def act(self) -> None:
         """One random thing, all of it within bounds; what is wrong is noted."""
         weights = [weight for _, weight in KINDS.values()]
         kind = self.source.choices(list(KINDS), weights)[0]
         self.found.counts[kind] += 1
+        self.think_s = THINK_S
         try:
             async with asyncio.timeout(LONGEST_S):
                 await KINDS[kind][0](self)
@@ -71,7 +74,7 @@ class Client:
             self.note(f"{kind}: stuck, no end within {LONGEST_S:g} s")
         except (httpx.HTTPError, ConnectionError, asyncio.IncompleteReadError) as error:
             self.note(f"{kind}: {type(error).__name__}: {error!s:.200}")
-        await asyncio.sleep(self.source.expovariate(1 / THINK_S))
+        await asyncio.sleep(self.source.expovariate(1 / self.think_s))
 
     def note(self, problem: str) -> None:
         """Something that must not be."""
@@ -93,6 +96,7 @@ class Client:
         """Whether something in order was answered; that the server had too much to do is nobody's fault."""
         if reply.status_code in BUSY:
             self.found.busy += 1
+            self.think_s = BUSY_S
         elif reply.status_code != 200:
             self.note(f"a request in order got {reply.status_code}: {reply.text[:200]}")
         return reply.status_code == 200

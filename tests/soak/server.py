@@ -25,15 +25,15 @@ from node.engine.engine import Engine
 from node.generation import said_by
 from node.started import started
 
-# Small enough that everything runs out now and then: pages, slots, places in the queue.
+# Small enough that everything runs out all the time: pages, slots, places in the queue.
 CONFIG: Final = EngineConfig(
     dtype="fp32",
     device="cpu",
     threads=1,
-    cache_tokens=2_048,
-    max_running=16,
+    cache_tokens=640,
+    max_running=12,
     chunk_tokens=128,
-    max_waiting=8,
+    max_waiting=10,
     max_wait_s=30.0,
     adapter_slots=3,
 )
@@ -62,6 +62,7 @@ def _standing(engine: Engine) -> dict[str, Any]:
         "requests": len(loop._open),
         "news": len(loop.news),
         "slots": len(engine._runner.adapters.loaded),
+        "evictions": engine._runner.adapters.given_up,
     }
 
 

@@ -16,7 +16,7 @@ IDLE_S: Final = 30.0  # within which the work of clients that left must have end
 SPARE_TASKS: Final = 3
 SPARE_FILES: Final = 8
 MB: Final = 1_000_000
-GROWTH_MB: Final = 64.0  # of memory, from the first third of the moments to the last
+GROWTH_MB: Final = 64.0  # of memory, from the first third of the moments to the last; the first one is before the work
 GROWTH: Final = 0.15
 FEWEST_MOMENTS: Final = 6
 GAUGES: Final = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
@@ -69,8 +69,9 @@ def problems(moments: Sequence[dict[str, Any]], connections: int = 0) -> list[st
         if name in last and last[name] > first[name] + spare:
             found.append(f"{name} went from {first[name]} to {last[name]}")
     if len(moments) >= FEWEST_MOMENTS:
-        third = len(moments) // 3
-        before, after = (median(one.get("rss", 0) for one in some) for some in (moments[:third], moments[-third:]))
+        worked = [one.get("rss", 0) for one in moments[1:]]
+        third = len(worked) // 3
+        before, after = median(worked[:third]), median(worked[-third:])
         if after > before * (1 + GROWTH) and after - before > GROWTH_MB * MB:
             found.append(f"memory went from {before / MB:.0f} to {after / MB:.0f} MB")
     return found
