@@ -19,7 +19,8 @@ from typing import Any
 from node.cli.group import QUIET_LIBRARIES
 from tests.benchmarks.rounds import Result, Scale
 
-PLACES = {name: f"tests.benchmarks.{name.replace('-', '_')}" for name in ("finetune", "cold-start", "clone", "checks")}
+NAMES = ("finetune", "cold-start", "clone", "checks", "update-cost", "inbox", "idle-round", "memory")
+PLACES = {name: f"tests.benchmarks.{name.replace('-', '_')}" for name in NAMES}
 DIGITS = 6
 
 

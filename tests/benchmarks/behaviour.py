@@ -60,9 +60,9 @@ def measure_behaviour(*, few: bool) -> tuple[dict[str, Any], dict[str, Figure]]:
     return {"known_rows": len(known), "transfer_rows": len(transfer), "precision": loaded.precision}, figures
 
 
-def small_delta(loaded: LoadedModel, rank: int = 16) -> Delta:
+def small_delta(loaded: LoadedModel, rank: int = 16, seed: int = 0) -> Delta:
     """A random change of a thousandth of the weights' size in every linear layer."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     delta = {}
     for name, module in loaded.linear_modules():
         n_out, n_in = module.weight.shape

@@ -33,8 +33,8 @@ from sync.checks.envelope import Limits, Pinned, Standing, check_envelope
 from sync.checks.expected import expected_adapter_tensors
 from sync.checks.files import check_files
 from sync.checks.size import check_size, module_norms
+from sync.cohort import MAX_HISTORY
 from sync.delta import write_tensors
-from sync.promote import MAX_HISTORY
 from sync.train import ALL_LINEAR
 from tests.benchmarks.behaviour import measure_behaviour
 from tests.benchmarks.rounds import Figure, Result, Scale, interleaved, milliseconds, seconds

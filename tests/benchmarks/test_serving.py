@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.benchmarks.serving.other_pythons import python_of
 from tests.benchmarks.serving.plots import draw
 from tests.benchmarks.serving.programs import LeastWork
 from tests.benchmarks.serving.table import Table
+from tests.benchmarks.serving.wire import KEPT_S, Wire
 
 MACHINE = {"processor", "flags", "cores", "usable_cores", "threads", "versions", "load_average", "date"}
 COLUMNS = {
@@ -22,6 +25,7 @@ COLUMNS = {
     "prefixes": ("few-shot", {"ours fp32", "ours fp32, nothing shared", "generate_batch fp32"}),
     "schemas": ("a step", {"no schema", "with a schema"}),
     "first-token": ("nothing", {"no new release", "q and v", "all linear"}),
+    "overhead": ("p95", {"engine", "HTTP"}),
     "bad-input": ("n = 10^9 (400)", {"ms"}),
 }
 
@@ -125,3 +129,25 @@ def test_a_peer_is_looked_for_where_it_is_said_to_be() -> None:
 
 def test_a_figure_has_the_distance_of_its_quartiles() -> None:
     assert Figure.of("s", [1.0, 2.0, 3.0]).iqr == 1.0
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
+    now, connections = [0.0], 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async def asked() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            wire = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", lambda: now[0])
+            for wait_s, used in ((0.0, 1), (KEPT_S - 1, 1), (KEPT_S + 1, 2), (0.0, 2)):
+                now[0] += wait_s
+                assert await wire.post("/", b"") == (200, b"{}")
+                assert connections == used
+            wire.close()
+
+    asyncio.run(asked())

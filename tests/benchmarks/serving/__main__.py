@@ -32,6 +32,7 @@ TABLES = {
     "adapters-110M": ("adapters", "110M"),
     "prefixes": ("prefixes", "12M"),
     "schemas": ("schemas", "12M"),
+    "schemas-110M": ("schemas", "110M"),
     "first-token": ("first_token", "110M"),
     "overhead": ("overhead", "tiny"),
     "bad-input": ("bad_input", "12M"),

@@ -12,7 +12,7 @@ from tests.benchmarks.serving.models import Model
 from tests.benchmarks.serving.other_pythons import OtherPython
 from tests.benchmarks.serving.ours import OurEngine
 from tests.benchmarks.serving.servers import our_server, transformers_serve
-from tests.benchmarks.serving.transformers_arms import Generate, GenerateBatch
+from tests.benchmarks.serving.transformers_arms import Generate
 
 OURS, OURS_BF16, OURS_HTTP = "ours fp32", "ours bf16", "ours over HTTP fp32"
 GENERATE, GENERATE_BF16 = "generate fp32", "generate bf16"
@@ -30,10 +30,10 @@ def contenders(bench: Bench, model: Model) -> Mapping[str, Opens]:
     opens: dict[str, Opens] = {
         OURS: lambda: OurEngine(model, "fp32", threads),
         GENERATE: lambda: Generate(model, "fp32"),
-        BATCHED: lambda: GenerateBatch(model, "fp32"),
+        BATCHED: lambda: OtherPython(BATCHED, model, threads, bench.pythons),
         OURS_BF16: lambda: OurEngine(model, "bf16", threads),
         GENERATE_BF16: lambda: Generate(model, "bf16"),
-        BATCHED_BF16: lambda: GenerateBatch(model, "bf16"),
+        BATCHED_BF16: lambda: OtherPython(BATCHED_BF16, model, threads, bench.pythons),
         OURS_HTTP: lambda: _ours_over_http(bench, model),
         SERVE: lambda: OverHttp(transformers_serve(model, bench.folder, "fp32", threads)),
         CTRANSLATE2: lambda: OtherPython("ctranslate2", model, threads, bench.pythons),

@@ -1,4 +1,7 @@
-"""Contenders that live in a Python of their own, because what they need clashes with what we need, or is compiled."""
+"""Contenders that live in a process of their own: what they need clashes with what we need, or they work in a thread.
+
+Two threads of one process that both run parallel operations slow each other down, even when one of them rests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ from tests.benchmarks.serving.models import Model
 from tests.benchmarks.serving.transformers_arms import load
 
 WORKER: Final = Path(__file__).with_name("peer_worker.py")
-MODULES: Final = {"ctranslate2": "ctranslate2", "llama-cpp": "llama_cpp"}
+MODULES: Final = {
+    "generate_batch fp32": "transformers",
+    "generate_batch bf16": "transformers",
+    "ctranslate2": "ctranslate2",
+    "llama-cpp": "llama_cpp",
+}
 CONVERT: Final = (
     "import sys, ctranslate2.converters as c; c.TransformersConverter(sys.argv[1]).convert(sys.argv[2], force=True)"
 )
@@ -39,7 +47,11 @@ class OtherPython:
 
     def __init__(self, kind: str, model: Model, threads: int, pythons: Mapping[str, str]) -> None:
         python = python_of(kind, pythons)
-        converted = to_ctranslate2(python, model) if kind == "ctranslate2" else to_gguf(model)
+        converted = model.folder
+        if kind == "ctranslate2":
+            converted = to_ctranslate2(python, model)
+        elif kind == "llama-cpp":
+            converted = to_gguf(model)
         self._tokenizer = model.tokenizer
         self._process = subprocess.Popen(
             [python, str(WORKER), kind, str(converted), str(threads)],

@@ -13,10 +13,11 @@ from tests.benchmarks.serving.bench import Bench
 from tests.benchmarks.serving.contenders import BATCHED, GENERATE, OURS
 from tests.benchmarks.serving.jobs import Job, Prompts
 from tests.benchmarks.serving.models import make_model
+from tests.benchmarks.serving.other_pythons import OtherPython
 from tests.benchmarks.serving.ours import OurEngine
 from tests.benchmarks.serving.programs import PROGRAMS, LeastWork, Program
 from tests.benchmarks.serving.table import Table
-from tests.benchmarks.serving.transformers_arms import Generate, GenerateBatch
+from tests.benchmarks.serving.transformers_arms import Generate
 
 APART = "ours fp32, nothing shared"
 LEAST_SAVED = 0.96
@@ -32,7 +33,7 @@ def run(bench: Bench, size: str) -> Table:
     programs = dict(list(PROGRAMS.items())[: 1 if bench.scale.smallest else None])
     opens: dict[str, Opens] = {
         OURS: partial(OurEngine, model, "fp32", bench.threads),
-        BATCHED: partial(GenerateBatch, model, "fp32"),
+        BATCHED: partial(OtherPython, BATCHED, model, bench.threads, bench.pythons),
         GENERATE: partial(Generate, model, "fp32"),
     }
     saved: dict[str, list[float]] = {name: [] for name in programs}

@@ -1,4 +1,4 @@
-"""Contenders of transformers and PEFT in this process: `generate`, continuous batching, mixed batches of adapters."""
+"""Contenders of transformers and PEFT in this process: `generate`, mixed batches of adapters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers import AutoModelForCausalLM
 
 from tests.benchmarks.serving.arms import Answered, read
 from tests.benchmarks.serving.jobs import Job
 from tests.benchmarks.serving.models import Model
 
 NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PAGE_TOKENS = 256
-CACHE_PAGES = 128  # the 32,768 tokens that our engine has
-STEP_TOKENS = 512  # as ours
-LONGEST_WAIT_S = 300.0
 
 
 def load(model: Model, number: str) -> Any:
@@ -83,37 +78,3 @@ class PeftMixed(Generate):
 
     def _more(self, jobs: Sequence[Job]) -> dict[str, Any]:
         return {"adapter_names": ["__base__" if job.adapter is None else str(job.adapter) for job in jobs]}
-
-
-class GenerateBatch:
-    """Continuous batching: the manager behind `generate_batch`, kept running as a server keeps it."""
-
-    def __init__(self, model: Model, number: str) -> None:
-        self._tokenizer = model.tokenizer
-        settings = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=1_024)
-        cache = ContinuousBatchingConfig(
-            page_size=PAGE_TOKENS, num_blocks=CACHE_PAGES, max_batch_tokens=STEP_TOKENS, use_cuda_graph=False
-        )
-        self._manager = load(model, number).init_continuous_batching(
-            generation_config=settings, continuous_batching_config=cache
-        )
-        self._manager.start()
-
-    def answer(self, jobs: Sequence[Job]) -> Answered:
-        """All answers at once."""
-        started = time.perf_counter()
-        ids = [self._manager.add_request(list(job.prompt), max_new_tokens=job.new) for job in jobs]
-        found: dict[str, list[int]] = {}
-        while len(found) < len(jobs):
-            result = self._manager.get_result(timeout=1)
-            if result is not None and result.is_finished():
-                found[result.request_id] = list(result.generated_tokens)
-            elif not self._manager.is_running() or time.perf_counter() - started > LONGEST_WAIT_S:
-                raise RuntimeError("the continuous batching of transformers came to no end")
-        seconds = time.perf_counter() - started
-        tokens = [found[one] for one in ids]
-        return Answered(seconds, read(self._tokenizer, tokens, jobs), tokens)
-
-    def close(self) -> None:
-        """End its thread."""
-        self._manager.stop(block=True, timeout=10)

@@ -1,0 +1,130 @@
+"""The checks of a parent at work on adapters in memory: what it takes of one alone, and beside a cohort.
+
+It is what `sync.inspection` does with stored updates, stage by stage with the same functions and the thresholds of a
+node's settings. What an adapter does alone takes seconds and is kept by its digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final
+
+from node.promotions import thresholds_of
+from node.settings import Settings
+from registry.documents import CheckResult
+from registry.rows import Row
+from sync.aggregate.geometry import gram
+from sync.checks.behaviour import check_behaviour
+from sync.checks.root_set import check_root, root_update
+from sync.checks.siblings import check_siblings
+from sync.checks.size import check_size, check_terms, norms_of
+from sync.checks.spectrum import check_spectrum, spectrum_of
+from sync.checks.triggers import asked_by, candidates, check_triggers, probes_of
+from sync.delta import Delta
+from sync.inspection import base_norms
+from sync.model import add
+from sync.score import evaluate_rows, fits
+from sync.tokens import Example, encode
+from tests.benchmarks.knowledge.children import base_model, delta_digest, sampled
+from tests.benchmarks.knowledge.cohorts import PARENT
+from tests.benchmarks.knowledge.study import Study, digest_of, known
+
+KNOWN_ROWS: Final = 200  # of the 1,100 that a node has: every check is a pass over them
+VERSION: Final = 2  # of what is kept: to be raised where the checks of one update measure something else
+RELEASE: Final = "0" * 64  # the parent serves the bundled base itself
+
+
+class Judge:
+    """A parent that serves the bundled base at `en/finance`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.thresholds = thresholds_of(Settings())
+        self.known = list(sampled(known(), KNOWN_ROWS, 5))
+        self.loaded = base_model()
+        self.weights = base_norms(self.loaded)
+        self.measures: dict[int, tuple[dict[str, float], Any]] = {}
+
+    @cached_property
+    def before(self) -> list[bool]:
+        """Which of the known rows the release answers."""
+        return evaluate_rows(self.loaded, self.known, PARENT)[1]
+
+    @cached_property
+    def reference(self) -> Delta | None:
+        """What the own rows would change."""
+        return root_update(self.loaded, self.known, PARENT, RELEASE, self.study.work / "roots")
+
+    def alone(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
+        """Stages 3 (beside the base), 6 and 7; `asked` are requests of the sender's, as its transfer set shows them."""
+        what = {"alone": delta_digest(delta), "sender": sender, "checks": VERSION, "rows": KNOWN_ROWS}
+        asked_digest = digest_of([row.input for row in asked])
+        record = self.study.cell(
+            {**what, "asked": asked_digest},
+            lambda: {"results": [one.model_dump() for one in self._alone(delta, asked, sender)]},
+        )
+        return [self._again(CheckResult(**one)) for one in record["results"]]
+
+    def _again(self, kept: CheckResult) -> CheckResult:
+        """A kept result under the thresholds of now."""
+        value, limits = kept.value, self.thresholds
+        if value is not None and kept.name == "root.cosine":
+            return kept.model_copy(
+                update={"threshold": limits.root_min_cosine, "passed": value >= limits.root_min_cosine}
+            )
+        if value is not None and kept.name == "behaviour.triggers":
+            most = limits.triggers_max_collapse
+            return kept.model_copy(update={"threshold": most, "passed": value <= most})
+        return kept
+
+    def _alone(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
+        limits, loaded = self.thresholds, self.loaded
+        results = check_size(norms_of(delta), self.weights, [], z_limit=limits.size_max_z)[:1]
+        results.append(check_terms(delta, self.weights))
+        results.append(check_root(delta, self.reference, len(self.known), min_cosine=limits.root_min_cosine))
+        before, release = self.before, base_model()
+        probes = [*probes_of(self.known, PARENT, "probes"), *probes_of(asked, sender, "probes")]
+        add(loaded, delta)
+        try:
+            results += check_behaviour(
+                before, loaded, self.known, [], path=PARENT, sender=sender, max_loss_points=limits.max_loss_points
+            )
+            triggers = candidates(loaded, probes, "probes")
+            results.append(
+                check_triggers(
+                    asked_by(loaded),
+                    asked_by(release),
+                    loaded,
+                    probes,
+                    triggers,
+                    max_collapse=limits.triggers_max_collapse,
+                )
+            )
+        finally:
+            self.loaded = base_model()  # not minus the delta: of one that is too large something would be left
+        return results
+
+    def beside(self, delta: Delta, others: Sequence[Delta]) -> list[CheckResult]:
+        """Stages 3 to 5 beside a cohort."""
+        limits = self.thresholds
+        norms, form = self.measured(delta)
+        measured = [self.measured(other) for other in others]
+        size = check_size(norms, self.weights, [one for one, _ in measured], z_limit=limits.size_max_z)
+        return [
+            *size[1:],
+            *check_spectrum(form, [one for _, one in measured], max_z=limits.spectrum_max_z),
+            *check_siblings(gram([delta, *others]), max_z=limits.siblings_max_z, max_cosine=limits.siblings_max_cosine),
+        ]
+
+    def measured(self, delta: Delta) -> tuple[dict[str, float], Any]:
+        """Norms and form of an adapter that stays in memory, measured once."""
+        if id(delta) not in self.measures:
+            self.measures[id(delta)] = norms_of(delta), spectrum_of(delta)
+        return self.measures[id(delta)]
+
+    def right(self, delta: Delta, rows: Sequence[Row], path: str = PARENT) -> float:
+        """The share of rows that greedy decoding answers token for token with a delta added to the release."""
+        model = base_model([delta])
+        found = fits(model, [encode(model, Example(row, path), 512) for row in rows], lambda done: None)
+        return sum(fit.greedy for fit in found) / len(found)

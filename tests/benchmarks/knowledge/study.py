@@ -1,0 +1,66 @@
+"""What every study shares: where its rows, its cached work and its results are.
+
+A study is a file of its own with `run(study) -> record`, and is found by its name in `__main__`. Whatever takes long is
+kept in the work folder under the digest of all that it follows from, so that a study which was stopped goes on, and two
+studies never do the same work twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from node.starter import BUNDLED
+from registry.rows import Row, read_rows, read_tree_rows
+
+BASE: Final = BUNDLED / "model"
+MAX_ROWS_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """`data` holds the sets of the tree, `work` what was computed; `smallest` is for seeing whether it runs at all."""
+
+    data: Path
+    work: Path
+    seeds: int = 5
+    smallest: bool = False
+    say: Callable[[str], None] = print
+
+    def rows(self, name: str, *, lang: str = "", domain: str = "", subdomain: str = "") -> list[Row]:
+        """The rows of a set in the places that are named."""
+        wanted = {"lang": lang, "domain": domain, "subdomain": subdomain}
+        places = [(key, value) for key, value in wanted.items() if value]
+        rows = read_tree_rows(self.data / name / f"{name}.train.jsonl")
+        return [row for row in rows if all(getattr(row, key) == value for key, value in places)]
+
+    def cell(self, what: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record of one cell of a table: made by `make`, or read where the same was made before."""
+        file = self.work / "cells" / f"{digest_of(what)}.json"
+        if file.exists():
+            return dict(json.loads(file.read_text(encoding="utf-8"))["record"])
+        record = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"of": what, "record": record}, indent=1), encoding="utf-8")
+        partial.replace(file)
+        return record
+
+
+def anchors() -> list[Row]:
+    """The rows of old knowledge that the bundled base travels with."""
+    return read_rows(BUNDLED / "anchors.jsonl", MAX_ROWS_BYTES)
+
+
+def known() -> list[Row]:
+    """Rows of old knowledge that nothing is trained on: what a parent judges with."""
+    return read_rows(BUNDLED / "validation.jsonl", MAX_ROWS_BYTES)
+
+
+def digest_of(what: object) -> str:
+    """The name of what follows from JSON values."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
