@@ -21,7 +21,7 @@ from node.api.errors import error_body
 
 HEAD_S: Final = 15.0
 HEAD_BYTES: Final = 16 << 10
-UNWANTED_BYTES: Final = 4 << 20  # the largest piece of a file: its sender hears why it was refused
+UNWANTED_BYTES: Final = 16 << 20  # several times what a body may have: most who send too much hear why
 CONNECTIONS: Final = 512
 
 

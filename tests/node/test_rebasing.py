@@ -44,8 +44,9 @@ def child(toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path) -> Ite
 
 
 def thorough(node: Node) -> Node:
-    """The same node with more passes: rows as few as the toy's make few steps."""
-    return replace(node, settings=node.settings.model_copy(update={"rebase_epochs": 20}))
+    """The same node with more and smaller steps: rows as few as the toy's make few, and at its usual rate a few leap away."""
+    slower = {"rebase_epochs": 20, "consolidate_learning_rate": 8e-3}
+    return replace(node, settings=node.settings.model_copy(update=slower))
 
 
 def put_rows(node: Node, path: str = PATH) -> None:
@@ -74,7 +75,7 @@ def test_a_child_takes_what_its_parent_learned_and_keeps_its_own(child: Node) ->
     old, above, steps = head_of(child, PATH), head_of(child, "en"), list[StepReport]()
     [done] = rebase_all(thorough(child), utc_now(), steps.append)
     new = head_of(child, PATH)
-    assert (done.path, done.above, done.way, done.version) == (PATH, 2, "adopt-and-consolidate", 5)
+    assert (done.path, done.above, done.way, done.version) == (PATH, 2, "adopt-and-consolidate", 5), done.options
     assert (new.release.version, new.release.previous, new.release.above) == (5, old.digest, above.pin)
     assert (new.release.base, new.release.anchors) == (above.release.base, above.release.anchors)
     assert new.signer == child.key.public
