@@ -112,6 +112,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/engine/outline.py",
         "node/engine/speech.py",
         "node/engine/text.py",
+        "recommender/embed.py",
     ),
     "tokenizers": ("node/bundled/build.py",),
     "peft": ("sync/train.py",),
@@ -122,7 +123,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/engine/lora.py",
         "node/engine/weights.py",
     ),
-    "numpy": ("sync/checks/tensors.py", "node/engine/sampler.py"),
+    "numpy": ("sync/checks/tensors.py", "node/engine/sampler.py", "recommender/*"),
+    "sentence_transformers": ("recommender/embed.py",),
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py",),
