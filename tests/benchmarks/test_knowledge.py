@@ -10,7 +10,7 @@ import pytest
 
 from node.starter import BUNDLED
 from registry.rows import Row
-from tests.benchmarks.knowledge import continual, grafts
+from tests.benchmarks.knowledge import continual, grafts, levels
 from tests.benchmarks.knowledge.charts import bars
 from tests.benchmarks.knowledge.intervals import interval
 from tests.benchmarks.knowledge.study import Study
@@ -90,3 +90,10 @@ def test_intervals_and_bars(tmp_path: Path) -> None:
         bars({"plain": [found]}, ["accuracy"], "title", file)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert b"plain" in files[0].read_bytes()
+
+
+def test_levels_keep_what_they_have_of_the_leafs_gain() -> None:
+    up = [{"path": path, "leaf_rows": right} for path, right in (("en/a/b", 0.8), ("en/a", 0.7), ("en", 0.5))]
+    cell: dict[str, Any] = {"before": 0.3, "up": up}
+    assert [levels.part_kept(cell, at) for at in range(3)] == pytest.approx([1.0, 0.8, 0.4])
+    assert levels.part_kept({"before": 0.9, "up": up}, 0) == 0.0
