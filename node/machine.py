@@ -40,9 +40,9 @@ def examine_disk(home: Path) -> Finding:
 
 def examine_memory() -> Finding:
     """Free memory."""
-    import psutil
+    from recommender.hardware import free_bytes
 
-    free = psutil.virtual_memory().available
+    free = free_bytes()
     little = free < LITTLE_MEMORY_BYTES
     remedy = "close other programs before loading a model" if little else ""
     return Finding("memory", "warning" if little else "ok", f"{free / 2**30:.1f} GiB free", remedy)
@@ -50,6 +50,8 @@ def examine_memory() -> Finding:
 
 def examine_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """Cores and the kinds of arithmetic that the processor has; the latter is known on Linux only."""
+    from recommender.hardware import cpu_flags
+
     flags = cpu_flags(cpuinfo)
     native = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
     wide = [name for name in ("avx512f", "avx2") if name in flags]
@@ -58,14 +60,6 @@ def examine_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         return Finding("processor", "ok", f"{cores} cores, bf16 in hardware ({', '.join(native)})")
     vectors = wide[0] if wide else "no wide vectors known"
     return Finding("processor", "ok", f"{cores} cores, {vectors}; bf16 is not in hardware, fp32 is used")
-
-
-def cpu_flags(cpuinfo: Path) -> set[str]:
-    """What Linux says of the processor; nothing elsewhere."""
-    if not cpuinfo.exists():
-        return set()
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
 def examine_libraries() -> Iterator[Finding]:

@@ -22,8 +22,6 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-import psutil
-
 from registry.errors import BadData, LocalFailure
 from sync.checks.tensors import read_header
 from sync.score import SCORE_BATCH_TOKENS
@@ -120,17 +118,6 @@ def estimate(shape: ModelShape, plan: TrainPlan, precision: str, answer_share: f
         logits=int(LOGIT_COPIES * 4 * tokens * answers),
         scoring=int(SCORE_BATCH_TOKENS * scored),
     )
-
-
-def free_bytes(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process may still take: of the machine, and of its container where that has less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = int((control_group / "memory.max").read_text())
-        used = int((control_group / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or "max"
-        return free
-    return min(free, max(0, limit - used))
 
 
 def require_fit(shape: ModelShape, plan: TrainPlan, precision: str, answer_share: float, free: int) -> MemoryEstimate:

@@ -13,8 +13,9 @@ from node.earlier import EarlierRun, earlier_runs
 from node.footing import Footing, find_footing, read_anchors
 from node.manifest import Continuing, DataFacts, EarlierRows, RunManifest, package_versions, plan_as_json, this_machine
 from node.material import Material, Rendered, gather, render, sample
-from node.memory import MemoryEstimate, ModelShape, estimate, free_bytes, read_shape, require_fit
+from node.memory import MemoryEstimate, ModelShape, estimate, read_shape, require_fit
 from node.models import composer
+from recommender.hardware import free_bytes
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath
 from sync.continual import Method

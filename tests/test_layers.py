@@ -129,7 +129,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py",),
     "matplotlib": ("node/curve.py",),
-    "psutil": ("node/machine.py", "node/memory.py", "node/folders.py"),
+    "psutil": ("recommender/hardware.py", "node/folders.py"),
     # documents and settings are models of it everywhere
     "pydantic": ("*",),
     "pydantic_core": ("*",),

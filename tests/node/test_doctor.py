@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from node.cli import main
 from node.context import opened_node
 from node.doctor import examine
-from node.machine import Finding, cpu_flags, examine_libraries, examine_processor
+from node.machine import Finding, examine_libraries, examine_processor
 from node.parent_probe import Answer, probe
 from node.repository import Publisher
 from node.settings import load_settings, store_settings
@@ -216,7 +216,6 @@ def test_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_the_processor_can_do(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text("model name : X\nflags\t\t: fpu avx2 amx_bf16 avx512f avx512_bf16\n")
-    assert cpu_flags(file) == {"fpu", "avx2", "amx_bf16", "avx512f", "avx512_bf16"}
     assert "amx_bf16, avx512_bf16" in examine_processor(file).detail
     file.write_text("flags : fpu avx2\n")
     assert "avx2; bf16 is not in hardware" in examine_processor(file).detail

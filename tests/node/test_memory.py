@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.memory import USABLE, MemoryEstimate, ModelShape, estimate, free_bytes, read_shape, require_fit
+from node.memory import USABLE, MemoryEstimate, ModelShape, estimate, read_shape, require_fit
 from registry.errors import BadData, LocalFailure
 from sync.train import ALL_LINEAR, TrainPlan
 from tests.node.tiny_models import save_tiny
@@ -91,13 +91,3 @@ def test_a_configuration_without_sizes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(BadData, match="hidden_size"):
         read_shape(tmp_path)
-
-
-def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
-    everything = free_bytes(tmp_path)
-    assert everything > 0
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    assert free_bytes(tmp_path) == 600_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(tmp_path) > 600_000
