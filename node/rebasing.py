@@ -21,7 +21,7 @@ from node.logs import tried_again
 from node.models import composer
 from node.outdated import DECISION, outdated
 from node.run_lock import run_lock
-from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
+from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import Adapter, Evaluation, File, Release
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
@@ -180,17 +180,11 @@ def _adapter(node: Node, rebase: Rebase, chosen: Option) -> Adapter | None:
 
 def _card(node: Node, rebase: Rebase, chosen: Option, evaluations: tuple[Evaluation, ...]) -> str:
     old, above = rebase.own.release, rebase.new_above[-1].release
-    known = parse_card(node.blobs.read(old.card.sha256, MAX_CARD_BYTES).decode())
     version = old.version + 1
-    facts = CardFacts(
-        ref=Ref(NodePath.parse(old.path), version),
-        title=old.path,
-        languages=known.languages,
-        licence=known.licence or "Apache-2.0",
-        base_model=old.base_name,
-        relation="adapter",
-        library="peft",
+    return render_next_card(
+        node.blobs.read(old.card.sha256, MAX_CARD_BYTES).decode(),
+        Ref(NodePath.parse(old.path), version),
+        old.base_name,
         evaluations=evaluations,
         summary=f"Version {version} of {old.path}, after {above.path}@v{above.version}: {chosen.way}.",
     )
-    return render_card(facts)

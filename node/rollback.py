@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from node.context import Node
 from node.run_lock import run_lock
 from node.validation import remove_validation
-from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
+from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import AnyOffering, CheckResult, Distillation, File, Release, Update
 from registry.errors import BadData, LocalFailure
 from registry.log.entry import log_entry
@@ -114,21 +114,15 @@ def _release(node: Node, head: Link, target: Link, why: str, now: datetime) -> R
 
 
 def _card(node: Node, head: Release, target: Release, why: str) -> str:
-    known = parse_card(node.blobs.read(target.card.sha256, MAX_CARD_BYTES).decode())
     version = head.version + 1
-    facts = CardFacts(
-        ref=Ref(NodePath.parse(target.path), version),
-        title=target.path,
-        languages=known.languages,
-        licence=known.licence or "Apache-2.0",
-        base_model=target.base_name,
-        relation="adapter",
-        library="peft",
+    return render_next_card(
+        node.blobs.read(target.card.sha256, MAX_CARD_BYTES).decode(),
+        Ref(NodePath.parse(target.path), version),
+        target.base_name,
         evaluations=target.evaluations,
         summary=f"Version {version} of {target.path} is version {target.version} again and undoes what came after it, "
         f"up to version {head.version}: {why}",
     )
-    return render_card(facts)
 
 
 def _updates(node: Node, releases: Sequence[str]) -> list[UpdateRow]:

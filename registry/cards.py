@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MAX_CARD_BYTES: Final = 1 << 18
 MAX_CARD_DEPTH: Final = 30
 MAX_LICENCE_CHARS: Final = 200
+DEFAULT_LICENCE: Final = "Apache-2.0"  # of a version whose card before states none
 
 _TASK: Final = "text-generation"
 _OWN_LICENCE: Final = "LicenseRef-"  # SPDX: a licence that is not on its list
@@ -97,6 +99,35 @@ def render_card(facts: CardFacts) -> str:
         del data.model_name  # only a name for the model-index
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, expression)}")
     return str(card)
+
+
+def render_next_card(
+    before: str,
+    ref: Ref,
+    base_name: str,
+    *,
+    evaluations: Sequence[Evaluation],
+    summary: str,
+    training: str = "",
+) -> str:
+    """Write the card of a path's next version: the languages and the licence are those of the card before.
+
+    Raises BadData where the front matter of the card before cannot be read.
+    """
+    known = parse_card(before)
+    facts = CardFacts(
+        ref=ref,
+        title=str(ref.path),
+        languages=known.languages,
+        licence=known.licence or DEFAULT_LICENCE,
+        base_model=base_name,
+        relation="adapter",
+        library="peft",
+        evaluations=tuple(evaluations),
+        summary=summary,
+        training=training,
+    )
+    return render_card(facts)
 
 
 def parse_card(text: str) -> Card:

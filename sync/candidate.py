@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
+from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import (
     Adapter,
     AdapterShape,
@@ -268,22 +268,16 @@ class Candidate:
 
     def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], merged: Merged) -> str:
         """The model card of the new release."""
-        old = parse_card(self.composer.blobs.read(self.old.card.sha256, MAX_CARD_BYTES).decode())
-        facts = CardFacts(
-            ref=Ref(NodePath.parse(self.path), version),
-            title=self.path,
-            languages=old.languages,
-            licence=old.licence or "Apache-2.0",
-            base_model=self.old.base_name,
-            relation="adapter",
-            library="peft",
-            evaluations=tuple(evaluations),
+        return render_next_card(
+            self.composer.blobs.read(self.old.card.sha256, MAX_CARD_BYTES).decode(),
+            Ref(NodePath.parse(self.path), version),
+            self.old.base_name,
+            evaluations=evaluations,
             summary=f"Version {version} of {self.path}: a LoRA adapter of rank {shape.rank} over {self.old.base_name}.",
             training=f"Merged from {len(self.digests)} checked updates and consolidated on {in_words(self.taught)} and "
             f"on the anchors of version {self.old.version}; recompression error {merged.error:.2g}. "
             f"How they were merged: {merged.rule.reason}.",
         )
-        return render_card(facts)
 
 
 def claimed_gain(update: Update) -> float:

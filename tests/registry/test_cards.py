@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.cards import MAX_CARD_BYTES, CardFacts, Figure, parse_card, render_card, spdx_licence
+from registry.cards import MAX_CARD_BYTES, CardFacts, Figure, parse_card, render_card, render_next_card, spdx_licence
 from registry.documents import Evaluation
 from registry.errors import BadData
 from registry.paths import Ref
@@ -115,6 +115,18 @@ def test_no_title_breaks_the_front_matter(title: str, value: float) -> None:
     card = parse_card(render_card(replace(FACTS, title=title, summary=title, evaluations=(evaluation,))))
     assert card.licence == "Apache-2.0"
     assert card.figures[0].value == value
+
+
+@pytest.mark.parametrize(("stated", "licence"), [("CC-BY-4.0", "CC-BY-4.0"), (None, "Apache-2.0")])
+def test_the_next_card_keeps_languages_and_licence(stated: str | None, licence: str) -> None:
+    before = render_card(replace(FACTS, licence=stated)) if stated else "# no front matter"
+    card = parse_card(
+        render_next_card(before, Ref(FACTS.ref.path, 8), "seedling", evaluations=(CLINC,), summary="What is new.")
+    )
+    assert card.languages == (FACTS.languages if stated else ())
+    assert (card.licence, card.base_models, card.relation) == (licence, ("seedling",), "adapter")
+    assert card.body.startswith(f"# {FACTS.ref.path}")
+    assert "What is new." in card.body
 
 
 @pytest.mark.parametrize(
