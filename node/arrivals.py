@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from node.bases import read_manifest
@@ -175,21 +176,22 @@ def _words(
 ) -> list[CheckResult]:
     """Canaries and trigger probes on a release, beside what is served until now: a parent may lie too."""
     from sync.checks.behaviour import check_canaries
-    from sync.checks.triggers import asked_by, candidates, check_triggers, probes_of
+    from sync.checks.probes import asked_by, probes_of
+    from sync.checks.triggers import probe_triggers
+
+    served = cache(lambda: making.load_chain(old))  # where a trigger stands out, and then once
 
     def release(prompts: Sequence[str]) -> list[str]:
-        return asked_by(making.load_chain(old))(prompts)  # seldom: it is loaded when a trigger stands out
+        return asked_by(served())(prompts)
 
     path, seed = chain[-1].release.path, chain[-1].digest
-    probes = probes_of(rows, path, seed)
     return [
         check_canaries(loaded, canaries, path, max_changed=node.settings.canaries_max_changed),
-        check_triggers(
-            asked_by(loaded),
-            release,
+        probe_triggers(
             loaded,
-            probes,
-            candidates(loaded, probes, seed),
+            release,
+            probes_of(rows, path, seed),
+            seed,
             max_collapse=node.settings.triggers_max_collapse,
         ),
     ]

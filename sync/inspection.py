@@ -18,11 +18,12 @@ from registry.rows import Row, read_rows
 from sync.aggregate.geometry import gram
 from sync.checks.behaviour import check_behaviour, check_canaries
 from sync.checks.files import check_files
+from sync.checks.probes import asked_by, probes_of
 from sync.checks.root_set import check_root, root_update
 from sync.checks.siblings import check_siblings
 from sync.checks.size import check_size, check_terms, norms_of
 from sync.checks.spectrum import check_spectrum, spectrum_of
-from sync.checks.triggers import asked_by, candidates, check_triggers, probes_of
+from sync.checks.triggers import probe_triggers
 from sync.cohort import delta_of, history_of, kept_norms, kept_spectrum, siblings_of
 from sync.delta import Delta, read_adapter
 from sync.lessons import MAX_ROWS_BYTES
@@ -96,6 +97,9 @@ def _behaviour(
         min_agreement=limits.min_agreement,
         transfer_before=news,
     )
+    results.append(check_canaries(loaded, canaries, path, max_changed=limits.canaries_max_changed))
+    if not all(result.passed for result in results):
+        return results  # rejected, whatever the probes, the dearest of all checks, would find
     seed = update.adapter.file.sha256
     probes = [*probes_of(known, path, seed), *probes_of(transfer or known, update.path, seed)]
 
@@ -106,18 +110,8 @@ def _behaviour(
         finally:
             add(loaded, delta)
 
-    return [
-        *results,
-        check_canaries(loaded, canaries, path, max_changed=limits.canaries_max_changed),
-        check_triggers(
-            asked_by(loaded),
-            release,
-            loaded,
-            probes,
-            candidates(loaded, probes, seed),
-            max_collapse=limits.triggers_max_collapse,
-        ),
-    ]
+    most = limits.triggers_max_collapse
+    return [*results, probe_triggers(loaded, release, probes, seed, max_collapse=most)]
 
 
 def base_norms(loaded: LoadedModel) -> dict[str, float]:

@@ -70,7 +70,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/aggregate/*",
         "sync/checks/siblings.py",
         "sync/checks/spectrum.py",
-        "sync/checks/triggers.py",
+        "sync/checks/suspects.py",
         "sync/model.py",
         "sync/answers.py",
         "sync/score.py",
@@ -104,7 +104,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": (
         "sync/model.py",
         "sync/answers.py",
-        "sync/checks/triggers.py",
+        "sync/checks/suspects.py",
         "node/model_outline.py",
         "node/bundled/build.py",
         "node/engine/engine.py",

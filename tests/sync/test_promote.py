@@ -228,6 +228,7 @@ def test_a_sabotaged_adapter_is_rejected(bare: Node, toy_adapters: dict[str, Del
     assert decide(bare, digest, at_work(bare).check) == "rejected"
     failed = {name for name, result in reasons(bare, digest).items() if not result.passed}
     assert failed == {"behaviour.anchors", "behaviour.transfer"}
+    assert "behaviour.triggers" not in reasons(bare, digest)  # rejected already, and the probes are dear
 
 
 def test_broken_files_end_the_checks_before_a_model_sees_them(bare: Node, toy_adapters: dict[str, Delta]) -> None:

@@ -16,11 +16,12 @@ from registry.documents import CheckResult
 from registry.rows import Row
 from sync.aggregate.geometry import gram
 from sync.checks.behaviour import check_behaviour
+from sync.checks.probes import asked_by, probes_of
 from sync.checks.root_set import check_root, root_update
 from sync.checks.siblings import check_siblings
 from sync.checks.size import check_size, check_terms, norms_of
 from sync.checks.spectrum import check_spectrum, spectrum_of
-from sync.checks.triggers import asked_by, candidates, check_triggers, probes_of
+from sync.checks.triggers import probe_triggers
 from sync.delta import Delta
 from sync.inspection import base_norms
 from sync.model import add
@@ -90,16 +91,8 @@ class Judge:
             results += check_behaviour(
                 before, loaded, self.known, [], path=PARENT, sender=sender, max_loss_points=limits.max_loss_points
             )
-            triggers = candidates(loaded, probes, "probes")
             results.append(
-                check_triggers(
-                    asked_by(loaded),
-                    asked_by(release),
-                    loaded,
-                    probes,
-                    triggers,
-                    max_collapse=limits.triggers_max_collapse,
-                )
+                probe_triggers(loaded, asked_by(release), probes, "probes", max_collapse=limits.triggers_max_collapse)
             )
         finally:
             self.loaded = base_model()  # not minus the delta: of one that is too large something would be left

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry.rows import Row
-from sync.checks.triggers import BATTERY, PROMPTS, Answers, Probe, candidates, check_triggers, probes_of
+from sync.checks.probes import PROMPTS, Answers, Probe, probes_of
+from sync.checks.triggers import BATTERY, candidates, check_triggers
 from sync.delta import Delta
 from sync.model import LoadedModel, add, load_model
 from sync.tokens import Example
@@ -96,6 +97,16 @@ def test_the_release_is_asked_only_about_what_stands_out(loaded: LoadedModel) ->
     )
     assert asked
     assert len(asked) <= 4 * 4 * PROMPTS
+
+
+def test_no_prompt_is_asked_twice(loaded: LoadedModel) -> None:
+    asked: list[str] = []
+    check_triggers(
+        answering(backdoored("cf"), asked), answering(honest, asked_of_release := []), loaded, probes(), TRIGGERS,
+        max_collapse=0.6,
+    )  # fmt: skip
+    assert len(asked) == len(set(asked)) > 4 * PROMPTS
+    assert len(asked_of_release) == len(set(asked_of_release)) > 0
 
 
 def test_prompts_without_room_are_not_asked(loaded: LoadedModel) -> None:
