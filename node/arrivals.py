@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from node.bases import read_manifest
 from node.context import Node
 from node.trust import trusted_keys
 from node.validation import canary_rows, validation_rows
-from registry.documents import CheckResult, ReleasePin
+from registry.documents import CheckResult, Release, ReleasePin
 from registry.errors import BadData, BanyanError
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
@@ -39,6 +40,19 @@ MAX_JSON_BYTES: Final = 4 << 20
 MAX_ROWS_BYTES: Final = 256 << 20
 MAX_JUDGED_ROWS: Final = 500
 MAX_HISTORY: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What the release that is served until now answers: which of the rows, the `known` ones first, and canaries.
+
+    After the rows whose answers are known come some of its anchors, with its own answers.
+    """
+
+    rows: list[Row]
+    known: int
+    right: list[bool]
+    canaries: list[Row]
 
 
 def fetch_checked(
@@ -136,20 +150,42 @@ def _served(node: Node, path: str) -> list[Link] | None:
     return stored_chain(node.store, node.blobs, head.release) if head is not None else None
 
 
+def _before(node: Node, making: Composer, old: list[Link]) -> _Before:
+    """Ask the release that is served until now; raises whatever reading its files raises."""
+    from sync.score import reanswered
+
+    path = old[-1].release.path
+    known, said = _rows(node, path), _answers(node, old[-1])
+    served = making.load_chain(old)
+    right = _right(served, [*known, *said], path)
+    canaries = reanswered(served, canary_rows(node.home, NodePath.parse(path)), path)
+    return _Before([*known, *said], len(known), right, canaries)
+
+
+def _no_comparison(old: Release, error: Exception) -> CheckResult:
+    """The new release waits for a person (Q2): asking the broken one again in every round would help nobody."""
+    why = error.message if isinstance(error, BanyanError) else f"{error!s:.200}"
+    return failure(
+        "behaviour.served",
+        f"what is served until now, {old.path}@v{old.version}, cannot be asked: {why}; nothing says what would be "
+        "lost: node doctor looks at it, node updates accept or reject decides",
+    )
+
+
 def _compare(node: Node, chain: Sequence[Link], old: list[Link]) -> tuple[list[CheckResult], dict[str, float] | None]:
     """Stages 3 and 7: the change beside its history, and the model beside the one that it would replace."""
     from node.models import composer
     from sync.checks.size import check_size, check_terms, norms_of
     from sync.inspection import base_norms
     from sync.model import add
-    from sync.score import reanswered
 
     making, release = composer(node), chain[-1].release
-    known, said = _rows(node, release.path), _answers(node, old[-1])
-    served = making.load_chain(old)
-    before = _right(served, [*known, *said], release.path)
-    canaries = reanswered(served, canary_rows(node.home, NodePath.parse(release.path)), release.path)
-    del served  # one model in memory at a time
+    try:
+        before = _before(node, making, old)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever has become of our own files: the parent is not to blame
+        return [_no_comparison(old[-1].release, error)], None
     results, norms = list[CheckResult](), None
     loaded = _loaded(making, chain)
     if release.adapter is not None:
@@ -160,9 +196,8 @@ def _compare(node: Node, chain: Sequence[Link], old: list[Link]) -> tuple[list[C
         results += check_size(norms, weights, history, z_limit=node.settings.size_max_z)
         results.append(check_terms(delta, weights))
         add(loaded, delta)
-    after = _right(loaded, [*known, *said], release.path)
-    results += _behaviour(node, before, after, len(known))
-    return [*results, *_words(node, making, loaded, chain, old, canaries, [*known, *said])], norms
+    results += _behaviour(node, before, _right(loaded, before.rows, release.path))
+    return [*results, *_words(node, making, loaded, chain, old, before)], norms
 
 
 def _words(
@@ -171,8 +206,7 @@ def _words(
     loaded: LoadedModel,
     chain: Sequence[Link],
     old: list[Link],
-    canaries: Sequence[Row],
-    rows: Sequence[Row],
+    before: _Before,
 ) -> list[CheckResult]:
     """Canaries and trigger probes on a release, beside what is served until now: a parent may lie too."""
     from sync.checks.behaviour import check_canaries
@@ -186,11 +220,11 @@ def _words(
 
     path, seed = chain[-1].release.path, chain[-1].digest
     return [
-        check_canaries(loaded, canaries, path, max_changed=node.settings.canaries_max_changed),
+        check_canaries(loaded, before.canaries, path, max_changed=node.settings.canaries_max_changed),
         probe_triggers(
             loaded,
             release,
-            probes_of(rows, path, seed),
+            probes_of(before.rows, path, seed),
             seed,
             max_collapse=node.settings.triggers_max_collapse,
         ),
@@ -207,14 +241,14 @@ def _loaded(making: Composer, chain: Sequence[Link]) -> LoadedModel:
         raise BadData(f"it cannot be loaded: {error!s:.200}") from error
 
 
-def _behaviour(node: Node, before: list[bool], after: list[bool], known: int) -> list[CheckResult]:
+def _behaviour(node: Node, before: _Before, after: list[bool]) -> list[CheckResult]:
     """What a release may lose of rows whose answers are known, and of what the last one answered."""
     from sync.gate import check_loss
 
-    settings = node.settings
+    settings, known = node.settings, before.known
     return [
-        check_loss("behaviour.known", before[:known], after[:known], settings.behaviour_max_loss_points),
-        check_loss("behaviour.answers", before[known:], after[known:], settings.release_max_change_points),
+        check_loss("behaviour.known", before.right[:known], after[:known], settings.behaviour_max_loss_points),
+        check_loss("behaviour.answers", before.right[known:], after[known:], settings.release_max_change_points),
     ]
 
 

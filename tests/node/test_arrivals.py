@@ -16,6 +16,7 @@ from node.context import Node
 from node.decisions import decide
 from node.pull import Pulled, pull
 from node.rebasing import rebase_all
+from node.status import status
 from node.updates import list_updates, show_update
 from node.validation import store_validation
 from registry.documents import BaseManifest, ReleasePin
@@ -131,6 +132,25 @@ def test_a_person_may_reject_it_for_good(family: tuple[Node, Node], toy_adapters
     pulled(child)
     assert decide(child, bad.digest, "rejected", "a lie", utc_now()).summary.state == "rejected"
     assert pulled(child).held.startswith("rejected: ")
+
+
+def test_where_what_is_served_is_broken_a_person_decides(
+    family: tuple[Node, Node], toy_adapters: dict[str, Delta]
+) -> None:
+    """Q1: a file of ours that is damaged is neither the new release's fault nor asked again in every round."""
+    parent, child = family
+    served = head_of(child, "en").release.anchors
+    assert served is not None
+    child.blobs.path(served.sha256).write_bytes(b"damaged")
+    good = follow_up(parent, toy_adapters["en/tools"])
+    first = pulled(child)
+    assert first.held.startswith("quarantined: behaviour.served: what is served until now, en@v1, cannot be asked")
+    assert pulled(child) == first
+    [held] = status(child, utc_now()).quarantined
+    assert (held["digest"], held["number"]) == (good.digest, 2)
+    assert "node doctor" in held["reason"]
+    decide(child, good.digest, "accepted", "the old one is broken", utc_now())
+    assert pulled(child).new
 
 
 def test_going_back_to_what_was_accepted_is_accepted(family: tuple[Node, Node], toy_adapters: dict[str, Delta]) -> None:
