@@ -18,6 +18,7 @@ from registry.documents import File, ReleasePin
 from registry.errors import BadData
 from registry.paths import Ref
 from registry.rows import Row
+from registry.stored import stored_file
 from registry.taught import write_taught
 from sync.chain import stored_chain
 
@@ -52,6 +53,5 @@ def make_answers(node: Node, ref: Ref, above: ReleasePin, rows: Sequence[Row]) -
     with tempfile.TemporaryDirectory(dir=node.home.partial) as folder:
         file = Path(folder, ANSWERS_NAME)
         write_taught(taught, file)
-        size = file.stat().st_size
-        stored = File(name=ANSWERS_NAME, size=size, sha256=node.blobs.put_file(file))
+        stored = stored_file(node.blobs, file)
     return AnswerSet(stored, tuple(one.row for one in taught), ours if top else None, top)

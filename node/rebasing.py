@@ -25,6 +25,7 @@ from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import Adapter, Evaluation, File, Release
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
+from registry.stored import stored_file
 from registry.tables import DecisionRow
 from sync.chain import Link, serve, signed_link
 from sync.consolidate import CONSOLIDATION_TOKENS
@@ -174,8 +175,7 @@ def _adapter(node: Node, rebase: Rebase, chosen: Option) -> Adapter | None:
     file = rebase.work / WEIGHTS_FILE
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shape = write_adapter(chosen.delta, file)
-    stored = File(name=WEIGHTS_FILE, size=file.stat().st_size, sha256=node.blobs.put_file(file))
-    return Adapter(file=stored, shape=shape)
+    return Adapter(file=stored_file(node.blobs, file), shape=shape)
 
 
 def _card(node: Node, rebase: Rebase, chosen: Option, evaluations: tuple[Evaluation, ...]) -> str:

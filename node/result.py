@@ -17,6 +17,7 @@ from registry.cards import CardFacts, render_card
 from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.store import Session, select
+from registry.stored import stored_file
 from registry.tables import EvaluationRow, RunRow, RunState
 from sync.chain import next_version, serve, signed_link
 from sync.delta import WEIGHTS_FILE
@@ -106,7 +107,7 @@ def store_result(
 ) -> Outcome:
     """Store the adapter, then in one transaction the signed release, the head, the figures and the end of the run."""
     trained = scored.adapter
-    file = File(name=WEIGHTS_FILE, size=trained.file.stat().st_size, sha256=node.blobs.put_file(trained.file))
+    file = stored_file(node.blobs, trained.file, WEIGHTS_FILE)
     evaluations = as_evaluations(scored.before, scored.after, manifest.path)
     with node.store.transaction() as session:
         version, previous = next_version(session, footing.path, node.key.public.id)

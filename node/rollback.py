@@ -15,22 +15,21 @@ from node.context import Node
 from node.run_lock import run_lock
 from node.validation import remove_validation
 from registry.cards import MAX_CARD_BYTES, render_next_card
-from registry.documents import AnyOffering, CheckResult, Distillation, File, Release, Update
+from registry.documents import AnyOffering, CheckResult, File, Release
 from registry.errors import BadData, LocalFailure
 from registry.log.entry import log_entry
 from registry.log.leaves import append
 from registry.paths import NodePath, Ref
-from registry.rows import Row, read_rows
+from registry.rows import Row
 from registry.store import Session, select
 from registry.tables import DecisionRow, HeadRow, ReleaseRow, UpdateRow
-from registry.taught import read_taught
 from sync.chain import Link, release_files, serve, signed_link, stored_chain
 from sync.inbox import Identity
 from sync.lifecycle import load_update
 from sync.review import undo
+from sync.travelled import travelled, travelled_file
 
 ROLLBACK = "release.rollback"
-MAX_TRANSFER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +144,8 @@ def _forget(node: Node, path: NodePath, updates: Sequence[UpdateRow]) -> None:
 
 def _travelled(node: Node, update: AnyOffering) -> list[Row]:
     """The rows that came with an update, as far as its file is still here."""
-    if isinstance(update, Distillation) and node.blobs.has(update.answers.sha256):
-        answers = node.blobs.open_verified(update.answers.sha256)
-        return [one.row for one in read_taught(answers, MAX_TRANSFER_BYTES, update.answer_rows, update.top)]
-    if isinstance(update, Update) and update.transfer and node.blobs.has(update.transfer.sha256):
-        return read_rows(node.blobs.open_verified(update.transfer.sha256), MAX_TRANSFER_BYTES)
-    return []
+    file = travelled_file(update)
+    return [one.row for one in travelled(node.blobs, update)] if file and node.blobs.has(file.sha256) else []
 
 
 def _store(

@@ -17,6 +17,7 @@ from registry.cards import CardFacts, parse_card, render_card
 from registry.documents import BaseManifest, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.rows import read_rows
+from registry.stored import stored_file
 from registry.tables import HeadRow
 from sync.chain import serve, signed_link
 
@@ -46,7 +47,7 @@ def install_starter_tree(node: Node) -> list[Ref]:
     if node.settings.parent_url or not any(NodePath.parse("master").is_within(path) for path in node.paths):
         return []
     store_validation(node.home, NodePath.parse("master"), read_rows(BUNDLED / "validation.jsonl", MAX_ROWS_BYTES))
-    anchors = _file(node, BUNDLED / "anchors.jsonl")
+    anchors = stored_file(node.blobs, BUNDLED / "anchors.jsonl")
     languages = parse_card((BUNDLED / "model" / "README.md").read_text(encoding="utf-8")).languages
     now = datetime.now(UTC)
     pins: dict[NodePath, ReleasePin] = {}
@@ -94,11 +95,7 @@ def _card(path: NodePath, languages: tuple[str, ...]) -> bytes:
 
 def _store_base(node: Node) -> BaseManifest:
     folder = BUNDLED / "model"
-    files = tuple(_file(node, file) for file in sorted(folder.iterdir()) if file.is_file())
+    files = tuple(stored_file(node.blobs, file) for file in sorted(folder.iterdir()) if file.is_file())
     manifest = BaseManifest(name=MODEL_NAME, family="llama", files=files, licence=MODEL_LICENCE)
     node.blobs.put_bytes(manifest.to_bytes())
     return manifest
-
-
-def _file(node: Node, path: Path) -> File:
-    return File(name=path.name, size=path.stat().st_size, sha256=node.blobs.put_file(path))

@@ -22,6 +22,7 @@ from registry.cards import CardFacts, render_card
 from registry.documents import MAX_RANK, Adapter, AdapterShape, File, Release, ReleasePin
 from registry.errors import BadData
 from registry.paths import NodePath, Ref
+from registry.stored import stored_file
 from registry.tables import RunRow
 from sync.chain import Link, next_version, serve, signed_link
 from sync.checks.files import check_files
@@ -94,10 +95,6 @@ def _checked(node: Node, foreign: Foreign) -> AdapterShape:
     return shape
 
 
-def _stored(node: Node, file: Path) -> File:
-    return File(name=WEIGHTS_FILE, size=file.stat().st_size, sha256=node.blobs.put_file(file))
-
-
 def _relative_to(node: Node, foreign: Foreign, footing: Footing, shape: AdapterShape) -> tuple[File, AdapterShape]:
     """The adapter relative to the releases above its path: as it came, or with what its own ground had more or less.
 
@@ -108,7 +105,7 @@ def _relative_to(node: Node, foreign: Foreign, footing: Footing, shape: AdapterS
     more = [link for link in foreign.ground if link.release.adapter and link.digest not in above]
     less = [link for link in footing.chain if link.release.adapter and link.digest not in under]
     if not more and not less:
-        return _stored(node, foreign.weights), shape
+        return stored_file(node.blobs, foreign.weights, WEIGHTS_FILE), shape
     from node.models import composer
 
     put_together = composer(node)
@@ -122,7 +119,7 @@ def _relative_to(node: Node, foreign: Foreign, footing: Footing, shape: AdapterS
         )
     file = foreign.weights.with_name("relative.safetensors")
     stored = write_adapter(own, file)
-    return _stored(node, file), stored
+    return stored_file(node.blobs, file, WEIGHTS_FILE), stored
 
 
 def _store(node: Node, footing: Footing, adapter: Adapter, foreign: Foreign, now: datetime) -> ReleasePin:

@@ -17,7 +17,8 @@ from node.context import Node
 from registry.documents import File
 from registry.errors import BadData, LocalFailure
 from registry.paths import Ref
-from registry.rows import Row, read_rows, write_rows
+from registry.rows import Row, asked, read_rows, write_rows
+from registry.stored import stored_file
 from registry.tables import RunRow
 
 TRANSFER_NAME: Final = "transfer.jsonl"
@@ -61,8 +62,7 @@ def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
 
 def _prompts(rows: Sequence[Row]) -> list[Row]:
     """What rows ask, each once; their groups stay here, their answers are but a guess at the model's own."""
-    asked = {(row.input, row.task, row.history): replace(row, group="") for row in rows}
-    return list(asked.values())
+    return list({asked(row): replace(row, group="") for row in rows}.values())
 
 
 def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
@@ -77,8 +77,7 @@ def make_transfer(node: Node, ref: Ref, rows: Sequence[Row]) -> TransferSet:
     with tempfile.TemporaryDirectory(dir=node.home.partial) as folder:
         file = Path(folder, TRANSFER_NAME)
         write_rows(answered, file)
-        size = file.stat().st_size
-        stored = File(name=TRANSFER_NAME, size=size, sha256=node.blobs.put_file(file))
+        stored = stored_file(node.blobs, file)
     return TransferSet(stored, tuple(answered))
 
 

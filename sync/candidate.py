@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 
 from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import (
@@ -24,7 +23,6 @@ from registry.documents import (
     AnyOffering,
     CheckResult,
     Evaluation,
-    File,
     Release,
     Update,
 )
@@ -32,6 +30,7 @@ from registry.errors import LocalFailure
 from registry.paths import NodePath, Ref
 from registry.rows import Row, asked, read_rows, refuse_contradictions, split_of, write_rows
 from registry.store import select
+from registry.stored import stored_file
 from registry.tables import EnrolmentRow, HeadRow
 from sync.chain import Link, serve, signed_link
 from sync.consolidate import Merged, consolidate, lessons_as_examples, merge
@@ -39,13 +38,14 @@ from sync.delta import WEIGHTS_FILE, Delta, recompress, write_adapter
 from sync.distil import with_choices
 from sync.input_grams import cohort_grams
 from sync.judging import AnchorSet, anchor_sets, canaries, gain_checks, loss_checks, right
-from sync.lessons import MAX_ROWS_BYTES, Taught, choices_of, in_words, teach, teacher_of
+from sync.lessons import Taught, choices_of, in_words, teach, teacher_of
 from sync.lifecycle import mark, results_of, update_row
 from sync.model import LoadedModel, add
 from sync.parent import Parent
 from sync.score import reanswered
 from sync.tokens import Example
 from sync.train import TrainPlan
+from sync.travelled import MAX_ROWS_BYTES
 
 LESSON = "behaviour.lesson"  # the share of held-back answers that our model won of a distillation set
 NEW_RANK = 16  # of an adapter that begins with answers alone
@@ -208,7 +208,7 @@ class Candidate:
         now = self.parent.now()
         self.work.mkdir(parents=True, exist_ok=True)
         shape = write_adapter(merged.delta, self.work / WEIGHTS_FILE)
-        adapter = self.file(self.work / WEIGHTS_FILE)
+        adapter = stored_file(self.composer.blobs, self.work / WEIGHTS_FILE)
         anchors_file = self.work / "anchors.jsonl"
         write_rows(self.new_anchors(merged.delta), anchors_file)
         evaluations = tuple(gate_evaluations(self.path, checks))
@@ -223,8 +223,8 @@ class Candidate:
             adapter=Adapter(file=adapter, shape=shape),
             above=self.old.above,
             previous=self.chain[-1].digest,
-            anchors=self.file(anchors_file),
-            card=self.file(card_file),
+            anchors=stored_file(self.composer.blobs, anchors_file),
+            card=stored_file(self.composer.blobs, card_file),
             evaluations=evaluations,
             contributions=self.digests,
             recompression_error=merged.error,
@@ -244,10 +244,6 @@ class Candidate:
     def clean_up(self) -> None:
         """Remove the work folder, once nothing is left to resume."""
         shutil.rmtree(self.work, ignore_errors=True)
-
-    def file(self, path: Path) -> File:
-        """Put a file among the blobs and describe it."""
-        return File(name=path.name, size=path.stat().st_size, sha256=self.composer.blobs.put_file(path))
 
     def new_anchors(self, delta: Delta) -> list[Row]:
         """Old and new prompts with the candidate's own answers: what the nodes below replay from now on.

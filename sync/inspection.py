@@ -26,10 +26,10 @@ from sync.checks.spectrum import check_spectrum, spectrum_of
 from sync.checks.triggers import probe_triggers
 from sync.cohort import delta_of, history_of, kept_norms, kept_spectrum, siblings_of
 from sync.delta import Delta, read_adapter
-from sync.lessons import MAX_ROWS_BYTES
 from sync.model import LoadedModel, add
 from sync.parent import Parent
 from sync.score import evaluate_rows, reanswered
+from sync.travelled import MAX_ROWS_BYTES
 
 
 def inspect_update(parent: Parent, update: Update, adapter: Path, transfer: Path | None) -> list[CheckResult]:

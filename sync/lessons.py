@@ -20,17 +20,17 @@ from registry.envelope import MAX_ENVELOPE_BYTES
 from registry.errors import LocalFailure
 from registry.paths import NodePath
 from registry.rows import Asked, Row, asked, contradictions, read_rows, write_rows
-from registry.taught import TaughtRow, TopTokens, read_taught
+from registry.taught import TopTokens
 from sync.consolidate import Lesson
 from sync.distil import tokenizer_of
 from sync.model import LoadedModel, add
 from sync.parent import MAX_JUDGED_ROWS, Parent
 from sync.sampled import LEAST_SURE, sampled
 from sync.score import answered, evaluate_rows
+from sync.travelled import MAX_ROWS_BYTES, travelled
 
 Source = Literal["travelled", "own", "sampled"]
 
-MAX_ROWS_BYTES: Final = 64 << 20
 HELD_BACK: Final = 0.1  # part of a child's rows that the candidate is judged on and not trained on
 NOTE: Final = "lessons.json"  # written last: with it, everything is there
 
@@ -60,25 +60,14 @@ class Taught:
 
 def divided(parent: Parent, update: AnyOffering) -> tuple[list[Row], list[Row]]:
     """A child's rows: most to learn from, some held back to judge with; the same at every call."""
-    return split([one.row for one in answers_of(parent, update)], parent.plan.seed)
-
-
-def answers_of(parent: Parent, update: AnyOffering) -> list[TaughtRow]:
-    """The prompts that travelled with a child's answers, and its choices where it told them."""
-    blobs = parent.composer.blobs
-    if isinstance(update, Distillation):
-        file = blobs.open_verified(update.answers.sha256)
-        return read_taught(file, MAX_ROWS_BYTES, update.answer_rows, update.top)
-    if update.transfer is None:
-        return []
-    return [TaughtRow(row) for row in read_rows(blobs.open_verified(update.transfer.sha256), MAX_ROWS_BYTES)]
+    return split([one.row for one in travelled(parent.composer.blobs, update)], parent.plan.seed)
 
 
 def choices_of(parent: Parent, updates: Sequence[AnyOffering], base: str) -> dict[Row, tuple[TopTokens, ...]]:
     """What teachers with the tokenizer of our base might have said instead, by the row."""
     ours = tokenizer_of(base_of(parent, base))
     told = [one for one in updates if isinstance(one, Distillation) and one.top and one.tokenizer == ours]
-    return {one.row: one.top for update in told for one in answers_of(parent, update)}
+    return {one.row: one.top for update in told for one in travelled(parent.composer.blobs, update)}
 
 
 def base_of(parent: Parent, digest: str) -> BaseManifest:
@@ -151,16 +140,16 @@ def _assigned(parent: Parent, updates: Sequence[AnyOffering]) -> list[tuple[AnyO
 
 def _drawn(parent: Parent, update: AnyOffering, own: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of one lesson by their source, and those held back."""
-    travelled, held = divided(parent, update)
-    room = max(0, parent.plan.prompts - len(travelled) - len(held))
+    brought, held = divided(parent, update)
+    room = max(0, parent.plan.prompts - len(brought) - len(held))
     own, own_held = split(own[:room], parent.plan.seed)
     room -= len(own) + len(own_held)
-    known = [*travelled, *held, *own, *own_held]
+    known = [*brought, *held, *own, *own_held]
     said: list[Row] = []
     if room and isinstance(update, Update):
         said = sampled(teacher_of(parent, update), update.path, room, parent.plan.seed, known=known)
     said, said_held = split(said, parent.plan.seed)
-    return {"travelled": travelled, "own": own, "sampled": said, "held": [*held, *own_held, *said_held]}
+    return {"travelled": brought, "own": own, "sampled": said, "held": [*held, *own_held, *said_held]}
 
 
 def _agreed(drawn: Sequence[dict[str, list[Row]]]) -> list[dict[str, list[Row]]]:

@@ -23,9 +23,10 @@ from sync.delta import Delta
 from sync.distil import refuse_foreign_tokens, tokenizer_of
 from sync.gate import ONE_SIDED_95, check_loss, points_lost
 from sync.judging import right
-from sync.lessons import MAX_ROWS_BYTES, base_of
+from sync.lessons import base_of
 from sync.parent import Parent
 from sync.score import reanswered
+from sync.travelled import MAX_ROWS_BYTES
 
 KNOWN_ALREADY: Final = 0.9  # share of the answers that were ours before: nothing is left to win
 LEAST_ROWS: Final = 50  # of which five are held back
