@@ -76,7 +76,7 @@ class Candidate:
     @cached_property
     def canaries(self) -> AnchorSet:
         """The old release's canaries whose answer no child has changed: a child may know better, a merge may not."""
-        tasks = {row.task for row in (*self.anchors(), *self.parent.known(self.path))}
+        tasks = {row.task for row in (*self.anchors, *self.parent.known(self.path))}
         found = canaries(self.parent, self.composer.load_chain(self.chain), self.chain[-1], tasks)
         rows = list(found.rows)
         for update in self.updates:
@@ -90,6 +90,7 @@ class Candidate:
         """The adapter of the release that is to be replaced."""
         return self.composer.delta(self.old.adapter) if self.old.adapter else None
 
+    @cached_property
     def anchors(self) -> list[Row]:
         """The old release's anchor rows. Raises BadData where they contradict each other."""
         if self.old.anchors is None:
@@ -141,7 +142,7 @@ class Candidate:
         What everybody measures with stays unseen, and what a child answers anew is not rehearsed as it was.
         """
         anew = {asked(row) for one in self.taught for row in one.lesson.rows}
-        return [row for row in self.anchors() if split_of(row) != "test" and asked(row) not in anew]
+        return [row for row in self.anchors if split_of(row) != "test" and asked(row) not in anew]
 
     def train(self) -> tuple[Merged, Delta]:
         """Merge and consolidate; the candidate's own adapter."""
@@ -169,17 +170,22 @@ class Candidate:
     def without_own_adapter(self) -> LoadedModel:
         """The model that the path's own adapter is added to."""
         loaded = self.composer.load_chain(self.chain)
+        self.take_off(loaded)
+        return loaded
+
+    def take_off(self, loaded: LoadedModel) -> None:
+        """Take the path's own adapter off the release."""
         own = self.own_delta()
         if own:
             add(loaded, own, by=-1.0)
-        return loaded
 
     def judge(self, delta: Delta) -> list[CheckResult]:
         """The gate: old knowledge on every anchor set and the canaries, each child's gain on what was held back."""
         loaded = self.composer.load_chain(self.chain)
         sets = [*anchor_sets(self.parent, self.path, self.roles()), *([self.canaries] if self.canaries.rows else [])]
-        before = [self.parent.right_before(loaded, self.chain[-1].digest, one.rows, one.path) for one in sets]
-        gained_before = [right(loaded, one.held, self.path) for one in self.taught]
+        old = self.chain[-1].digest
+        before = [self.parent.right_before(loaded, old, one.rows, one.path) for one in sets]
+        gained_before = [self.parent.right_before(loaded, old, one.held, self.path) for one in self.taught]
         self.exchange(loaded, delta)
         claims = [self.expected_gain(digest, one) for digest, one in zip(self.digests, self.updates, strict=True)]
         plan = self.plan
@@ -190,9 +196,7 @@ class Candidate:
 
     def exchange(self, loaded: LoadedModel, delta: Delta) -> None:
         """Put an adapter in the place of the path's own."""
-        own = self.own_delta()
-        if own:
-            add(loaded, own, by=-1.0)
+        self.take_off(loaded)
         add(loaded, delta)
 
     def expected_gain(self, digest: str, update: AnyOffering) -> float:
@@ -252,7 +256,7 @@ class Candidate:
         prompts; the total stays within the plan's number of rows.
         """
         rng = random.Random(self.plan.seed)  # noqa: S311  a choice that can be repeated, no secret
-        old = self.anchors()
+        old = self.anchors
         new = [row for one in self.taught for row in one.may_travel]
         room = self.plan.anchor_rows
         new = rng.sample(new, min(len(new), max(room // 2, room - len(old))))

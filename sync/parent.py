@@ -67,5 +67,5 @@ class Parent:
         """Which of the rows a release answers, asked as a path; measured once, as much is compared with that."""
         key = release, hash((path, tuple(known)))
         if key not in self.known_right:
-            self.known_right[key] = evaluate_rows(loaded, known, path)[1]
+            self.known_right[key] = evaluate_rows(loaded, known, path)[1] if known else []
         return self.known_right[key]
