@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,8 +22,8 @@ from node.serving.requests import (
     Message,
     Sampling,
 )
-from node.serving.upstream import UpstreamBackend
 from tests.benchmarks.serving.servers import Server
+from tests.node.serving.asking import asked
 from tests.node.start.conftest import greedy
 from tests.node.tiny_models import save_tiny
 
@@ -49,22 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.close()
 
 
-def asked(server: Server, request: ChatRequest | CompletionRequest | EmbeddingRequest | None) -> Any:
-    async def ask() -> Any:
-        backend = UpstreamBackend(f"{server.url}/v1")
-        try:
-            if request is None:
-                return await backend.models()
-            if isinstance(request, EmbeddingRequest):
-                return await backend.embed(request)
-            stream = backend.chat(request) if isinstance(request, ChatRequest) else backend.complete(request)
-            return [delta async for delta in stream]
-        finally:
-            await backend.aclose()
-
-    return asyncio.run(ask())
-
-
 def check(deltas: list[Delta], expected: str) -> None:
     text = "".join(delta.text for delta in deltas)
     assert text.rstrip(HALF) == expected.rstrip(HALF) != ""  # it keeps half a character at the end to itself
@@ -80,15 +63,20 @@ def test_a_chat_is_streamed(server: Server) -> None:
     prompt = AutoTokenizer.from_pretrained(folder).apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
-    check(asked(server, ChatRequest(server.model, (Message("user", TEXT),), GREEDY)), greedy(folder, prompt, NEW))
+    check(
+        asked(f"{server.url}/v1", ChatRequest(server.model, (Message("user", TEXT),), GREEDY)),
+        greedy(folder, prompt, NEW),
+    )
 
 
 def test_a_completion_is_streamed(server: Server) -> None:
-    check(asked(server, CompletionRequest(server.model, TEXT, GREEDY)), greedy(Path(server.model), TEXT, NEW))
+    check(
+        asked(f"{server.url}/v1", CompletionRequest(server.model, TEXT, GREEDY)), greedy(Path(server.model), TEXT, NEW)
+    )
 
 
 def test_its_models_are_listed(server: Server) -> None:
-    assert asked(server, None) == []  # those of its cache, which a folder is not in
+    assert asked(f"{server.url}/v1", None) == []  # those of its cache, which a folder is not in
 
 
 @pytest.mark.parametrize(
@@ -103,4 +91,4 @@ def test_its_models_are_listed(server: Server) -> None:
 )
 def test_its_refusals_become_ours(server: Server, request_: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        asked(server, replace(request_, model=request_.model or server.model))
+        asked(f"{server.url}/v1", replace(request_, model=request_.model or server.model))

@@ -31,11 +31,11 @@ from node.serving.requests import (
     Usage,
 )
 from node.serving.upstream import UpstreamBackend
-from node.serving.upstream_bounds import NORMAL, Limits
+from node.serving.upstream_bounds import Limits
 from registry.errors import BanyanError
+from tests.node.serving.asking import KEY, asked
 from tests.node.serving.scripted_server import Reply, ScriptedServer, events, json_reply, scripted_server
 
-KEY = "sk-secret-of-the-upstream"
 HELLO = ChatRequest("m", (Message("user", "hello"),))
 MORE = CompletionRequest("m", "once upon")
 
@@ -70,24 +70,6 @@ USED = {
     "usage": {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}},
 }
 WHOLE = events(chat_chunk(role="assistant", content=""), chat_chunk(content="hi"), chat_chunk(finish="stop"), USED)
-
-
-def asked(url: str, request: ChatRequest | CompletionRequest | EmbeddingRequest | None, limits: Limits = NORMAL) -> Any:
-    """What a backend answers: all deltas, the embeddings, or for None the models."""
-
-    async def ask() -> Any:
-        backend = UpstreamBackend(url, KEY, limits)
-        try:
-            if request is None:
-                return await backend.models()
-            if isinstance(request, EmbeddingRequest):
-                return await backend.embed(request)
-            stream = backend.chat(request) if isinstance(request, ChatRequest) else backend.complete(request)
-            return [delta async for delta in stream]
-        finally:
-            await backend.aclose()
-
-    return asyncio.run(ask())
 
 
 def test_a_chat_is_streamed_and_ends_with_its_usage(server: ScriptedServer) -> None:

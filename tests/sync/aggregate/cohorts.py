@@ -12,6 +12,19 @@ from sync.aggregate.cohort import modules_of
 from sync.delta import Delta, Factor
 
 SIZES = {"model.layers.0.self_attn.q_proj": (7, 5), "model.layers.0.mlp.up_proj": (4, 9), "m": (6, 6)}
+# Seven vectors of four numbers, the sixth a liar: figures of other libraries are of these.
+SEVEN = torch.tensor(
+    [
+        [6, 1.5, 2, 4.25],
+        [2, 0, -1.75, 5],
+        [4, 2.25, -3, 2],
+        [5.5, -1, -2, 6],
+        [1, 1, -5, 4.5],
+        [40, -30, 20, -10],
+        [2, 4, -1.25, 2],
+    ],
+    dtype=torch.float64,
+)
 
 
 def random_delta(rng: torch.Generator, rank: int, names: Sequence[str] = tuple(SIZES)) -> Delta:

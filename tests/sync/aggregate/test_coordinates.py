@@ -11,7 +11,7 @@ from sync.aggregate import coordinates
 from sync.aggregate.cohort import NotCovered
 from sync.aggregate.coordinates import median, trimmed_mean
 from sync.delta import Delta, Factor
-from tests.sync.aggregate.cohorts import as_deltas, as_vector, cohorts, dense, random_delta
+from tests.sync.aggregate.cohorts import SEVEN, as_deltas, as_vector, cohorts, dense, random_delta
 
 LINE = torch.tensor([[1.0, -5.0], [2.0, 7.0], [4.0, 0.0], [90.0, 1.0], [-7.0, 3.0]], dtype=torch.float64)
 
@@ -57,21 +57,10 @@ def test_figures_by_hand() -> None:
 
 
 def test_figures_of_byzfl() -> None:
-    """`TrMean(f=2)` and `Median()` of byzfl 0.0.11 on the vectors of `test_robust`."""
-    seven = torch.tensor(
-        [
-            [6, 1.5, 2, 4.25],
-            [2, 0, -1.75, 5],
-            [4, 2.25, -3, 2],
-            [5.5, -1, -2, 6],
-            [1, 1, -5, 4.5],
-            [40, -30, 20, -10],
-            [2, 4, -1.25, 2],
-        ]
-    )
-    trimmed = as_vector(trimmed_mean(as_deltas(seven), 2, 1).delta)
+    """`TrMean(f=2)` and `Median()` of byzfl 0.0.11 on `SEVEN`."""
+    trimmed = as_vector(trimmed_mean(as_deltas(SEVEN), 2, 1).delta)
     assert trimmed.tolist() == pytest.approx([3.833333333, 0.833333333, -1.666666667, 3.583333333], rel=1e-6)
-    assert as_vector(median(as_deltas(seven), 3, 1).delta).tolist() == pytest.approx([4.0, 1.0, -1.75, 4.25], rel=1e-6)
+    assert as_vector(median(as_deltas(SEVEN), 3, 1).delta).tolist() == pytest.approx([4.0, 1.0, -1.75, 4.25], rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", [trimmed_mean, median])

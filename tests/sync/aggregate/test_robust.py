@@ -23,7 +23,7 @@ from sync.aggregate.robust import (
     norm_clipping,
 )
 from sync.delta import Delta
-from tests.sync.aggregate.cohorts import cohorts, dense, random_delta
+from tests.sync.aggregate.cohorts import SEVEN, cohorts, dense, random_delta
 
 Rule = Callable[[Tensor, int], Tensor]
 
@@ -44,19 +44,6 @@ PLAIN: dict[str, Rule] = {
 RULES = PLAIN | {f"mixing, then {name}": partial(after_mixing, rule) for name, rule in PLAIN.items()}
 named = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
-# Seven vectors of four numbers, the sixth a liar.
-SEVEN = torch.tensor(
-    [
-        [6, 1.5, 2, 4.25],
-        [2, 0, -1.75, 5],
-        [4, 2.25, -3, 2],
-        [5.5, -1, -2, 6],
-        [1, 1, -5, 4.5],
-        [40, -30, 20, -10],
-        [2, 4, -1.25, 2],
-    ],
-    dtype=torch.float64,
-)
 GRAM = SEVEN @ SEVEN.T
 
 
