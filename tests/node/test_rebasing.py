@@ -44,7 +44,7 @@ def child(toy_base: Path, toy_adapters: dict[str, Delta], tmp_path: Path) -> Ite
 
 
 def thorough(node: Node) -> Node:
-    """The same node with more and smaller steps: rows as few as the toy's make few, and at its usual rate a few leap away."""
+    """The same node with more and smaller steps: few rows make few, and at the usual rate a few leap away."""
     slower = {"rebase_epochs": 20, "consolidate_learning_rate": 8e-3}
     return replace(node, settings=node.settings.model_copy(update=slower))
 
