@@ -20,6 +20,8 @@ def make_folder(folder: Path) -> None:
 
     Raises OSError.
     """
+    if folder.is_dir():
+        return
     missing = [place for place in (folder, *folder.parents) if not place.is_dir()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in missing:

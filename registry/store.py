@@ -86,6 +86,11 @@ class Store:
         with self._driver() as connection:
             connection.deserialize(image)
 
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What a SQLite database holds, in its own words: for those who watch a node and are no part of it."""
+        with self._driver() as connection:
+            return connection.execute(sql).fetchall()
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A session that may write: commits on success, undoes all on any error; rows stay readable afterwards."""
@@ -141,6 +146,8 @@ class Store:
             raise LocalFailure(
                 f"{where}: no free connection", "close other users of this database, then repeat"
             ) from error
+        except sqlite3.DatabaseError as error:  # at the beginning of a transaction
+            raise LocalFailure(f"{where}: {error}", _hint(str(error))) from error
         except DatabaseError as error:
             damaged = type(error.orig) is sqlite3.DatabaseError  # "file is not a database", "malformed"
             if not (damaged or isinstance(error, OperationalError)):
@@ -193,9 +200,10 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = "banyan_write" in connection.get_execution_options()
-    connection.exec_driver_sql(f"PRAGMA query_only = {0 if writes else 1}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    """Straight to the driver: every transaction begins here, and SQLAlchemy's way there takes as long as a query."""
+    writes, driver = "banyan_write" in connection.get_execution_options(), connection.connection
+    for statement in (f"PRAGMA query_only = {0 if writes else 1}", "BEGIN IMMEDIATE" if writes else "BEGIN"):
+        driver.execute(statement)
 
 
 def _begin_postgresql(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """What must hold in every run, judged from outside: by what was really signed, and by signatures checked here again.
 
-Nothing of the rules under test is asked: a check that is left out of them has to be seen here.
+Nothing of the rules under test is asked: a check that is left out of them has to be seen here. The databases are read
+in SQL, not by the classes that the nodes write them with.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 
 from registry.documents import Release, Update
 from registry.envelope import peek_payload
@@ -19,13 +20,40 @@ from registry.log.checkpoint import peek_checkpoint
 from registry.log.leaves import log_root, log_size, rehash
 from registry.paths import NodePath
 from registry.store import select
-from registry.tables import HeadRow, LogCheckpointRow, LogSplitRow, ReleaseRow, SequenceRow, UpdateRow
+from registry.tables import LogCheckpointRow
 from simulations.liars import Liar
 from simulations.member import SKEW_S, Member
 from simulations.rounds import OPEN
 
 SKEW: Final = timedelta(seconds=SKEW_S)
+HEADS: Final = (
+    "SELECT r.path, r.version, r.digest, r.signer, r.expires, r.envelope "
+    "FROM releases AS r JOIN heads AS h ON h.release = r.digest"
+)
+UPDATES: Final = "SELECT digest, sequence, state, received, envelope, verdict FROM updates WHERE direction = "
 REFUSABLE: Final = ("envelope.sequence", "envelope.staleness", "envelope.clock", "envelope.expiry", "files.received")
+
+
+class Head(NamedTuple):
+    """A release that is served; times as SQLite keeps them."""
+
+    path: str
+    version: int
+    digest: str
+    signer: str
+    expires: str
+    envelope: bytes
+
+
+class Sent(NamedTuple):
+    """An update that came in or went out."""
+
+    digest: str
+    sequence: int
+    state: str
+    received: str
+    envelope: bytes
+    verdict: bytes | None
 
 
 @dataclass
@@ -69,19 +97,16 @@ class Watcher:
 
     def look(self, member: Member) -> list[str]:
         """What is wrong at a node now that was not seen before: sequences, heads, updates, the length of its log."""
-        with member.store.read() as session:
-            heads = session.scalars(select(ReleaseRow).join(HeadRow, HeadRow.release == ReleaseRow.digest)).all()
-            sequences = session.scalars(select(SequenceRow)).all()
-            updates = session.scalars(select(UpdateRow).where(UpdateRow.direction == "in")).all()
-            leaves = log_size(session)
-        found = [*self._of_heads(member, heads), *self._of_sequences(member, sequences)]
-        found += self._of_updates(member, updates)
+        ((leaves,),) = member.store.rows("SELECT count(*) FROM log_leaves")
+        sequences = member.store.rows("SELECT issuer, path, highest FROM sequences")
+        found = [*self._of_heads(member, served(member)), *self._of_sequences(member, sequences)]
+        found += self._of_updates(member, _updates(member, "in"))
         if leaves < self._log_sizes.get(member.host, 0):
             found.append("the log has become shorter")
         self._log_sizes[member.host] = leaves
         return [f"{member.host}: {problem}" for problem in found]
 
-    def _of_heads(self, member: Member, rows: Iterable[ReleaseRow]) -> Iterator[str]:
+    def _of_heads(self, member: Member, rows: Iterable[Head]) -> Iterator[str]:
         for row in rows:
             name, before = f"{row.path}@v{row.version}", self._heads.get((member.host, row.path))
             if before == (row.version, row.digest):
@@ -93,7 +118,7 @@ class Watcher:
                 yield f"equivocation: the head {name} gave way to another of the same version"
             yield from self._of_release(member, row, name)
 
-    def _of_release(self, member: Member, row: ReleaseRow, name: str) -> Iterator[str]:
+    def _of_release(self, member: Member, row: Head, name: str) -> Iterator[str]:
         release, now = Release.model_validate_json(peek_payload(row.envelope)), member.watch.now()
         if not self._is_signed(row.envelope, row.signer):
             yield f"unsigned: the head {name} is not signed by key {row.signer[:16]}"
@@ -104,14 +129,14 @@ class Watcher:
         if release.created > now + SKEW:
             yield f"expired: the head {name} is from the future"
 
-    def _of_sequences(self, member: Member, rows: Iterable[SequenceRow]) -> Iterator[str]:
-        for row in rows:
-            key = member.host, row.issuer, row.path
-            if row.highest < self._sequences.get(key, 0):
-                yield f"sequence: of {row.issuer[:16]} at {row.path} it fell to {row.highest}"
-            self._sequences[key] = row.highest
+    def _of_sequences(self, member: Member, rows: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+        for issuer, path, highest in rows:
+            key = member.host, issuer, path
+            if highest < self._sequences.get(key, 0):
+                yield f"sequence: of {issuer[:16]} at {path} it fell to {highest}"
+            self._sequences[key] = highest
 
-    def _of_updates(self, member: Member, rows: Iterable[UpdateRow]) -> Iterator[str]:
+    def _of_updates(self, member: Member, rows: Iterable[Sent]) -> Iterator[str]:
         """What was taken: not the updates that were rejected when they came."""
         for row in rows:
             if (member.host, row.digest) in self._seen:
@@ -120,7 +145,7 @@ class Watcher:
             if row.state != "rejected":
                 yield from self._of_update(member, row, Update.model_validate_json(peek_payload(row.envelope)))
 
-    def _of_update(self, member: Member, row: UpdateRow, update: Update) -> Iterator[str]:
+    def _of_update(self, member: Member, row: Sent, update: Update) -> Iterator[str]:
         name, key = f"update {update.sequence} of {update.path}", (member.host, update.issuer, update.path)
         if not self._is_signed(row.envelope, update.issuer):
             yield f"unsigned: {name} is not signed by its issuer"
@@ -134,9 +159,10 @@ class Watcher:
             yield f"unsigned: {name} is for a place of somebody else"
         if update.audience != member.key.public.id:
             yield f"unsigned: {name} was for another node"
-        if update.expires <= row.received:
+        received = _time(row.received)
+        if update.expires <= received:
             yield f"expired: {name} had expired when it was taken"
-        if update.created > row.received + SKEW:
+        if update.created > received + SKEW:
             yield f"expired: {name} is from the future"
         if update.sequence <= self._taken.get(key, 0):
             yield f"sequence: {name} was taken after number {self._taken[key]}"
@@ -157,17 +183,22 @@ class Watcher:
 def apart(world: World) -> list[tuple[str, str]]:
     """Honest nodes that do not serve what an honest parent serves, or do not know what came of an update; and what."""
     found: list[tuple[str, str]] = []
-    heads = {member.host: member.heads() for member in world.honest()}
+    heads = {member.host: {head.path: head for head in served(member)} for member in world.honest()}
     for member in world.honest():
         if member.parent is None or member.parent.host in world.liars:
             continue
         for path, row in heads[member.parent.host].items():
             mine = heads[member.host].get(path)
             near = member.place.is_within(NodePath.parse(path)) and path != str(member.place)
-            if near and row.expires > member.watch.now() and (mine is None or mine.digest != row.digest):
+            if near and _time(row.expires) > member.watch.now() and (mine is None or mine.digest != row.digest):
                 found.append((member.host, f"serves {_name(mine)}, {member.parent.host} {_name(row)}"))
         found += [(member.host, problem) for problem in _open_updates(member)]
     return found
+
+
+def served(member: Member) -> list[Head]:
+    """What a node serves."""
+    return [Head(*row) for row in member.store.rows(HEADS)]
 
 
 def damaged(member: Member) -> list[str]:
@@ -182,9 +213,7 @@ def damaged(member: Member) -> list[str]:
 
 
 def _open_updates(member: Member) -> Iterator[str]:
-    with member.store.read() as session:
-        rows = session.scalars(select(UpdateRow).where(UpdateRow.direction == "out")).all()
-    for row in rows:
+    for row in _updates(member, "out"):
         if row.state in OPEN:
             yield f"its update {row.sequence} is {row.state}"
         elif row.state == "rejected" and row.verdict is not None:
@@ -218,8 +247,7 @@ def splits(world: World) -> list[tuple[str, str]]:
     """Who has found whom, by key id."""
     found = []
     for member in world.honest():
-        with member.store.read() as session:
-            found += [(member.host, key) for key in session.scalars(select(LogSplitRow.key_id))]
+        found += [(member.host, key) for (key,) in member.store.rows("SELECT key_id FROM log_splits")]
     return found
 
 
@@ -237,5 +265,13 @@ def _root_of(member: Member, size: int) -> bytes | None:
         return log_root(session, size) if size <= log_size(session) else None
 
 
-def _name(row: ReleaseRow | None) -> str:
+def _updates(member: Member, direction: str) -> list[Sent]:
+    return [Sent(*row) for row in member.store.rows(f"{UPDATES} '{direction}'")]
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _name(row: Head | None) -> str:
     return f"{row.path}@v{row.version} {row.digest[:8]}" if row is not None else "nothing"

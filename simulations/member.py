@@ -86,7 +86,7 @@ class Member:
     def heads(self) -> dict[str, ReleaseRow]:
         """What this node serves, by path."""
         with self.store.read() as session:
-            return {row.path: row for row in session.scalars(_HEADS)}
+            return heads_in(session)
 
     def renew(self) -> None:
         """Publish what changed and what is about to expire (F1, F6)."""
@@ -119,6 +119,11 @@ class Member:
 def target_name(pin: ReleasePin | ReleaseRow) -> str:
     """What the envelope of a release is called as a target."""
     return f"{pin.path}/v{pin.version}"
+
+
+def heads_in(session: Session) -> dict[str, ReleaseRow]:
+    """What a node serves, by path."""
+    return {row.path: row for row in session.scalars(_HEADS)}
 
 
 _HEADS: Final = select(ReleaseRow).join(HeadRow, HeadRow.release == ReleaseRow.digest)

@@ -7,7 +7,7 @@ lists is proven, fetched and judged; and whether the parent is to be asked now i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,13 +18,13 @@ from registry.log.checkpoint import Standing, open_checkpoint
 from registry.log.merkle import Proof
 from registry.paths import NodePath
 from registry.store import Session, select
-from registry.tables import ReleaseRow, UpdateRow
+from registry.tables import ArrivalRow, PeerStateRow, ReleaseRow, UpdateRow
 from registry.trust.client import Client, begin, in_our_words
 from registry.trust.files import locked
-from simulations.member import ALLOWANCE, Member, Parent
+from simulations.member import ALLOWANCE, Member, Parent, heads_in
 from simulations.weights import check_adapter
 from sync import push
-from sync.arrivals import arrival, settle_arrival
+from sync.arrivals import settle_arrival
 from sync.chain import Link
 from sync.peer_log import fetch_checkpoint, fetch_consistency, show_checkpoint
 from sync.peers import note_failure, note_offer, note_success, peer_state, why_not_now
@@ -39,6 +39,9 @@ READY: Final = "ready"
 TO_SEND: Final = (READY, "received")
 OPEN: Final = (*TO_SEND, "verified", "checked")
 METADATA: Final = "/v1/tuf/metadata"
+_WAITING: Final = (
+    select(UpdateRow).where(UpdateRow.direction == "out", UpdateRow.state.in_(OPEN)).order_by(UpdateRow.sequence)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class _Going:
     member: Member
     parent: Parent
     peer: Peer
+    waiting: Sequence[UpdateRow]
+    here: Mapping[str, ReleaseRow]
     sent: list[str] = field(default_factory=list)
     offers: list[ReleasePin] = field(default_factory=list)
     pulled: list[ReleasePin] = field(default_factory=list)
@@ -66,10 +71,12 @@ class _Going:
 
 def exchange(member: Member, parent: Parent, chance: float) -> Round:
     """A round with the parent; errors are part of the result."""
-    with member.store.transaction() as session:
-        if skipped := why_not_now(peer_state(session, parent.key.id), ALLOWANCE, member.watch.now()):
+    with member.store.read() as session:
+        state = session.get(PeerStateRow, parent.key.id)
+        if state is not None and (skipped := why_not_now(state, ALLOWANCE, member.watch.now())):
             return Round(skipped=skipped)
-    going = _Going(member, parent, member.peer(parent.host))
+        waiting, here = list(session.scalars(_WAITING)), heads_in(session)
+    going = _Going(member, parent, member.peer(parent.host), waiting, here)
     try:
         _send_and_ask(going)
         _follow(going)
@@ -98,10 +105,7 @@ def _write_down(going: _Going, chance: float) -> None:
 def _send_and_ask(going: _Going) -> None:
     """Send what the parent does not have whole (S6), ask after the rest; one refusal does not keep the others."""
     member, now = going.member, going.member.watch.now()
-    waiting = select(UpdateRow).where(UpdateRow.direction == "out", UpdateRow.state.in_(OPEN))
-    with member.store.read() as session:
-        rows = list(session.scalars(waiting.order_by(UpdateRow.sequence)))
-    for row in rows:
+    for row in going.waiting:
         update, _ = open_document(row.envelope, Update, [member.key.public])
         if row.state == READY and update.expires <= now:
             _keep(going, row, push.Standing(state="expired", verdict=None, missing=()))
@@ -146,14 +150,12 @@ def _keep(going: _Going, row: UpdateRow, where: push.Standing) -> None:
 
 def _follow(going: _Going) -> None:
     """Fetch what the parent lists at and above our place (F2); one that cannot be proven does not keep the others."""
-    member = going.member
-    here = member.heads()
+    member, here = going.member, going.here
     going.offers = _offered(going, {path for path, row in here.items() if row.own})
-    for pin in going.offers:
-        if pin.path in here and here[pin.path].digest == pin.digest:
-            continue
-        known = arrival(member.store, pin.digest)
-        if known is not None and known.state != "accepted":
+    news = [pin for pin in going.offers if pin.path not in here or here[pin.path].digest != pin.digest]
+    settled = _settled(member, news)
+    for pin in news:
+        if settled.get(pin.digest, "accepted") != "accepted":
             continue
         try:
             _fetch(going, pin)
@@ -162,6 +164,15 @@ def _follow(going: _Going) -> None:
             continue
         going.pulled.append(pin)
         member.is_published = False
+
+
+def _settled(member: Member, pins: Sequence[ReleasePin]) -> dict[str, str]:
+    """The states of those that came before, by digest."""
+    if not pins:
+        return {}
+    wanted = select(ArrivalRow.digest, ArrivalRow.state).where(ArrivalRow.digest.in_([pin.digest for pin in pins]))
+    with member.store.read() as session:
+        return {row.digest: row.state for row in session.execute(wanted)}
 
 
 def _fetch(going: _Going, pin: ReleasePin) -> None:

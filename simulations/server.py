@@ -17,7 +17,7 @@ from registry.log.leaves import prove_consistency
 from registry.tables import ReleaseRow
 from simulations.member import INBOX_LIMITS, Member
 from simulations.network import Answer, Request
-from sync.inbox import NotEnrolled, UnknownUpdate, append_file, file_offset, receipt_of, receive, verdict_of
+from sync.inbox import NotEnrolled, UnknownUpdate, append_file, file_offset, receipt_of, receive
 from sync.peer_log import Consistency, Held
 from sync.push import Receipt, Standing
 from sync.seen_logs import Seen, held, see, witness
@@ -111,10 +111,10 @@ def _updates(member: Member, request: Request, rest: list[str]) -> Answer:
         case "POST", []:
             return _offer(member, request.body)
         case "GET", [digest]:
-            where, verdict = receipt_of(store, blobs, digest), verdict_of(store, digest)
+            where = receipt_of(store, blobs, digest)
             standing = Standing(
                 state=where.state,
-                verdict=verdict.decode("ascii") if verdict is not None else None,
+                verdict=where.verdict.decode("ascii") if where.verdict is not None else None,
                 missing=tuple(file.sha256 for file in where.missing),
             )
             return Answer([standing.model_dump_json().encode()])

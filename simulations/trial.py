@@ -20,7 +20,7 @@ from registry.errors import BanyanError
 from simulations.clock import Clock
 from simulations.forgeries import FORGERIES, forge
 from simulations.genesis import START, Tree
-from simulations.invariants import Watcher, World, accused, apart, damaged, splits, unnoticed
+from simulations.invariants import Watcher, World, accused, apart, damaged, served, splits, unnoticed
 from simulations.liars import LIES, TWO_LIVES, Liar
 from simulations.member import Member
 from simulations.network import FAULTS, Answer, Network, Request, Weather
@@ -86,7 +86,7 @@ class Trial:
         for member in self._world.honest():
             self._found(self._watcher.look(member))
         for host, member in self._world.members.items():
-            self._note(host, " ".join(sorted(row.digest for row in member.heads().values())))
+            self._note(host, " ".join(sorted(head.digest for head in served(member))))
         self._facts["bytes"] = sum(self._network.moved_bytes.values())
         self._note("network", str(self._facts["bytes"]))
         return Outcome(self._seed, tuple(self._problems), self._digest.hexdigest(), dict(self._facts))

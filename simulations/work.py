@@ -29,6 +29,7 @@ from simulations.rounds import READY
 from simulations.weights import BASE_NAME, SHAPE, adapter_bytes, base_manifest, check_adapter, described
 from sync.chain import Link, next_version, serve, signed_link
 from sync.inbox import accepted, advance, mark, undecided
+from sync.lifecycle import UNDECIDED
 from sync.verdict import failure
 
 RELEASE_LIFE: Final = timedelta(days=365)
@@ -84,11 +85,10 @@ def offer(member: Member, parent: Parent, life: timedelta) -> str | None:
 def work(member: Member) -> list[Link]:
     """Move every update that came as far as it goes; the releases that are made of the accepted ones."""
     for row in undecided(member.store):
-        state = ""
-        while state != (
-            state := advance(member.store, member.blobs, row.digest, _checks, member.own, member.watch.now())
-        ):
-            pass
+        before, state = "", row.state
+        while state in UNDECIDED and state != before:
+            before, now = state, member.watch.now()
+            state = advance(member.store, member.blobs, row.digest, _checks, member.own, now)
     rows = accepted(member.store)
     return [release(member, [row.digest for row in rows])] if rows else []
 

@@ -75,12 +75,13 @@ class Busy(LocalFailure):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where an update stands: which files are still to be sent, and which checks it failed."""
+    """Where an update stands: which files are still to be sent, which checks it failed, the signed verdict if any."""
 
     digest: str
     state: State
     missing: list[File]
     failed: list[CheckResult]
+    verdict: bytes | None
 
 
 def receive(
@@ -111,19 +112,25 @@ def receive(
         update, _ = open_offering(envelope, keys)
         row = _new_row(update, envelope, now)
         with store.transaction() as session:
-            if session.get(UpdateRow, digest) is None:
+            is_first = session.get(UpdateRow, digest) is None
+            if is_first:
                 _refuse_crowds(session, update.issuer, limits, now)
                 standing = _standing(session, row, update, own)
                 _take_in(session, row, own, check_envelope(update, standing, limits, stopwatch))
+        if is_first:
+            return _receipt(row, update, blobs)
     return receipt_of(store, blobs, digest)
 
 
 def receipt_of(store: Store, blobs: BlobStore, digest: str) -> Receipt:
     """Where an update stands now; raises UnknownUpdate."""
-    row, update = load_update(store, digest)
+    return _receipt(*load_update(store, digest), blobs)
+
+
+def _receipt(row: UpdateRow, update: AnyOffering, blobs: BlobStore) -> Receipt:
     missing = [file for file in files_of(update) if not is_here(blobs, file)] if row.state == "received" else []
     problems = failed(results_of(row)) if row.state in ("rejected", "quarantined") else []
-    return Receipt(digest, state_of(row), missing, problems)
+    return Receipt(row.digest, state_of(row), missing, problems, row.verdict)
 
 
 def _new_row(update: AnyOffering, envelope: bytes, now: datetime) -> UpdateRow:
@@ -175,9 +182,9 @@ def _pinned(session: Session, digest: str) -> Pinned | None:
     row = session.get(ReleaseRow, digest)
     if row is None or not row.own:
         return None
-    head = session.get(HeadRow, row.path)
-    newest = session.get(ReleaseRow, head.release) if head else None
-    return Pinned(NodePath.parse(row.path), row.version, row.base, newest.version if newest else row.version)
+    served = select(ReleaseRow.version).join(HeadRow, HeadRow.release == ReleaseRow.digest)
+    newest = session.scalar(served.where(HeadRow.path == row.path))
+    return Pinned(NodePath.parse(row.path), row.version, row.base, row.version if newest is None else newest)
 
 
 def _refuse_crowds(session: Session, issuer: KeyId, limits: Limits, now: datetime) -> None:
@@ -185,11 +192,12 @@ def _refuse_crowds(session: Session, issuer: KeyId, limits: Limits, now: datetim
     incoming = select(func.count()).select_from(UpdateRow).where(UpdateRow.direction == "in")
     waiting = incoming.where(UpdateRow.state.in_(UNDECIDED))
     today = incoming.where(UpdateRow.issuer == issuer, UpdateRow.received > now - timedelta(days=1))
-    for what, query, limit in (
+    bounds = (
         ("updates of this key wait", waiting.where(UpdateRow.issuer == issuer), limits.pending_per_issuer),
         ("updates wait", waiting, limits.pending),
         ("updates of this key came in the last 24 hours", today, limits.per_day_and_issuer),
-    ):
-        count = session.scalars(query).one()
+    )
+    counts = session.execute(select(*(query.scalar_subquery() for _, query, _ in bounds))).one()
+    for count, (what, _, limit) in zip(counts, bounds, strict=True):
         if count >= limit:
             raise Busy(f"{count} {what}, the limit is {limit}", "send the same update again later")

@@ -130,15 +130,22 @@ def update_row(session: Session, digest: str) -> UpdateRow:
     """The row of an update that came in; raises UnknownUpdate."""
     row = session.get(UpdateRow, digest)
     if row is None or row.direction != "in":
-        raise UnknownUpdate(f"no update {digest!a:.80} came in here", "node updates")
+        raise _unknown(digest)
     return row
+
+
+def _unknown(digest: str) -> UnknownUpdate:
+    return UnknownUpdate(f"no update {digest!a:.80} came in here", "node updates")
 
 
 def load_update(store: Store, digest: str) -> tuple[UpdateRow, AnyOffering]:
     """The row of an update that came in and what was signed, verified again; raises UnknownUpdate."""
+    wanted = select(UpdateRow, EnrolmentRow.public_key).outerjoin(EnrolmentRow, EnrolmentRow.key_id == UpdateRow.issuer)
     with store.read() as session:
-        row = update_row(session, digest)
-        issuer = session.scalars(select(EnrolmentRow.public_key).where(EnrolmentRow.key_id == row.issuer)).first()
+        found = session.execute(wanted.where(UpdateRow.digest == digest, UpdateRow.direction == "in")).first()
+    if found is None:
+        raise _unknown(digest)
+    row, issuer = found
     if issuer is None:
         raise LocalFailure(f"the key of the issuer of update {digest} is gone from the database", "node doctor")
     return row, open_offering(row.envelope, [PublicKey.from_hex(issuer)])[0]

@@ -223,8 +223,8 @@ def _check_life(release: Release, now: datetime, clock_skew_s: float, *, must_be
 
 def _refuse_rollback(session: Session, pin: ReleasePin) -> None:
     """A head gives way to a later version alone (R12, G7)."""
-    head = session.get(HeadRow, pin.path)
-    current = session.get(ReleaseRow, head.release) if head is not None else None
+    served = select(ReleaseRow.digest, ReleaseRow.version).join(HeadRow, HeadRow.release == ReleaseRow.digest)
+    current = session.execute(served.where(HeadRow.path == pin.path)).first()
     if current is None or current.digest == pin.digest or current.version < pin.version:
         return
     if current.version == pin.version:
@@ -240,8 +240,10 @@ def _refuse_rollback(session: Session, pin: ReleasePin) -> None:
 
 def _make_visible(session: Session, chain: list[Link]) -> None:
     """Store the releases that are not here yet; none of them may have a twin."""
+    wanted = select(ReleaseRow.digest).where(ReleaseRow.digest.in_([link.digest for link in chain]))
+    here = set(session.scalars(wanted))
     for link in chain:
-        if session.get(ReleaseRow, link.digest) is None:
+        if link.digest not in here:
             _refuse_twin(session, link)
             session.add(release_row(link, own=False))
     session.flush()

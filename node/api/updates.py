@@ -15,7 +15,7 @@ from node.context import Node
 from registry.documents import CheckResult
 from registry.envelope import MAX_ENVELOPE_BYTES
 from registry.fields import MAX_COUNT
-from sync.inbox import Identity, Limits, append_file, file_offset, receipt_of, receive, verdict_of
+from sync.inbox import Identity, Limits, append_file, file_offset, receipt_of, receive
 from sync.push import Receipt, Standing
 from sync.transport import OFFSET_HEADER
 
@@ -44,10 +44,9 @@ def update_routes(node: Node, now: Callable[[], datetime]) -> APIRouter:
     def standing(digest: str) -> Standing:
         """How far an update is, and the signed verdict once there is one."""
         receipt = receipt_of(node.store, node.blobs, digest)
-        verdict = verdict_of(node.store, digest)
         return Standing(
             state=receipt.state,
-            verdict=verdict.decode("ascii") if verdict is not None else None,
+            verdict=receipt.verdict.decode("ascii") if receipt.verdict is not None else None,
             missing=tuple(file.sha256 for file in receipt.missing),
         )
 

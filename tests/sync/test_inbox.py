@@ -232,7 +232,7 @@ def test_the_same_bytes_get_the_same_receipt(world: World) -> None:
     assert (take(world, good), take(world, bad)) == first
     assert [file.name for file in first[0].missing] == ["adapter.safetensors", "transfer.jsonl"]
     world.upload(first[0].digest)
-    assert take(world, good) == Receipt(first[0].digest, "received", [], [])
+    assert take(world, good) == Receipt(first[0].digest, "received", [], [], None)
     assert (rows(world), highest(world)) == (2, 1)
 
 
