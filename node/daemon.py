@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -61,8 +61,8 @@ def run(node: Node) -> None:
     set_up_logs(node.settings.log_format)
     with only_daemon(node.home.daemon_lock):
         _prepare(node)
-        with rounds(node):
-            serve(node)
+        with ExitStack() as running:
+            serve(node, lambda: running.enter_context(rounds(node)))
 
 
 def run_alone(node: Node) -> None:
@@ -92,19 +92,27 @@ def run_once(node: Node, now: datetime, chance: float) -> Round:
         return Round(exchanged, rebased)
 
 
-def serve(node: Node) -> None:
-    """Answer requests until the process is told to end, then let those that run come to their end."""
+def serve(node: Node, on_listening: Callable[[], object]) -> None:
+    """Answer requests until the process is told to end, then let those that run come to their end.
+
+    What computes begins when requests are answered: importing it takes seconds of the same processor.
+    """
     from node.api.app import create_app
     from node.api.server import make_server, until_told
     from node.serving.models import Models
 
     settings = node.settings
     models = Models(node) if settings.serve != "off" else None
-    if models is not None and settings.serve == "eager":
-        threading.Thread(target=models.load_all, name="load", daemon=True).start()
+
+    def begin() -> None:
+        if models is not None and settings.serve == "eager":
+            threading.Thread(target=models.load_all, name="load", daemon=True).start()
+        on_listening()
+
     try:
-        app = create_app(node, models)
-        asyncio.run(until_told(make_server(app, settings.host, settings.port, settings.drain_s)))
+        server = make_server(create_app(node, models), settings.host, settings.port, settings.drain_s)
+        server.on_listening = begin
+        asyncio.run(until_told(server))
     finally:
         if models is not None:
             models.close()

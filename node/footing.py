@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from node.context import Node
-from node.manifest import Ground
 from registry.documents import File, ReleasePin
 from registry.errors import LocalFailure
 from registry.paths import NodePath
@@ -14,6 +14,9 @@ from registry.rows import Row, read_rows
 from registry.store import select
 from registry.tables import HeadRow
 from sync.chain import Link, stored_chain
+
+if TYPE_CHECKING:
+    from node.manifest import Ground
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Footing:
 
     def ground(self) -> Ground:
         """As it stands in the manifest."""
+        from node.manifest import Ground
+
         return Ground(
             base=self.last.release.base,
             above=self.above,

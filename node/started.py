@@ -17,10 +17,10 @@ from typing import Final
 
 from node.bases import base_folder, read_manifest
 from node.context import Node
+from node.engine.adapter_file import AdapterFile
 from node.engine.config import EngineConfig
 from node.engine.engine import Engine
 from node.engine.errors import EngineError
-from node.engine.lora import AdapterFile
 from node.generation import GenerationSettings, Said, model_says
 from node.model_folder import inspect
 from node.peft_config import MAX_CONFIG_BYTES, read_peft_config

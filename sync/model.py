@@ -16,14 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from registry.errors import BadData
 from sync.delta import Delta
+from sync.prompt import PLAIN_TEMPLATE
 
 Precision = Literal["auto", "bf16", "fp32"]
-
-# Where a base brings no chat template of its own, turns are joined as plain text.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,12 @@ from typing import Any, TypedDict
 from registry.errors import BadData
 from registry.rows import Row
 
+# Where a base brings no chat template of its own, turns are joined as plain text.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 
 class Message(TypedDict):
     """One turn of a conversation."""

@@ -7,7 +7,7 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -97,7 +97,15 @@ def _head_bytes(scope: Scope) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but streams that have no end of their own are told to end before it waits for running answers."""
+    """uvicorn's, but it says when it listens, and tells streams that have no end to end before it waits for answers."""
+
+    on_listening: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As usual, then say so."""
+        await super().startup(sockets)
+        if self.started and self.on_listening is not None:
+            self.on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then as usual."""
@@ -107,7 +115,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> uvicorn.Server:
+def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> Server:
     """A server that is ready to `run()` (H8); set `should_exit` to end it. It logs as the caller set `logging` up.
 
     When it ends, it takes no new connections, and answers that are on their way get `drain_s`.

@@ -21,16 +21,16 @@ from typing import Final
 
 from transformers import PreTrainedTokenizerFast
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.admission import answers, refuse
 from node.engine.blocks import BlockManager
 from node.engine.config import EngineConfig
 from node.engine.embeddings import Job, Vectors, refuse_prompts
 from node.engine.errors import EngineError, EngineStopped, Overloaded, RequestRefused
-from node.engine.grammar import Constraint, GrammarSpec
+from node.engine.grammar import Constraint
 from node.engine.handle import Handle, wake
 from node.engine.loop import Loop
-from node.engine.lora import AdapterFile
-from node.engine.requests import Chunk, Generation
+from node.engine.requests import Chunk, Generation, GrammarSpec
 from node.engine.runner import Runner
 from node.engine.scheduler import Scheduler
 from node.engine.speech import load_speech

@@ -11,8 +11,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -21,11 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from node.engine.errors import EngineError, RequestRefused
+from node.engine.requests import GrammarSpec
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
-
-Kind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
 
 MAX_TEXT: Final = 256 << 10
 MAX_CHOICES: Final = 1024
@@ -40,19 +38,6 @@ STRICT: Final[JsonCompileOptions] = {"lenient": False, "coerce_one_of": False}
 LIMITS: Final = LLParserLimits(
     max_grammar_size=200_000, initial_lexer_fuel=1_000_000, max_lexer_states=50_000, verbose_errors=False
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GrammarSpec:
-    """A constraint as the caller gave it.
-
-    `text` is a JSON schema, nothing (json_object), a regular expression, a Lark grammar in llguidance's form, or for
-    `choice` a JSON list of strings. `field` is the caller's own name for it, which a refusal repeats.
-    """
-
-    kind: Kind
-    text: str = ""
-    field: str = "response_format"
 
 
 class Constraint:

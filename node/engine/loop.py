@@ -13,11 +13,11 @@ from typing import Protocol
 from torch import Tensor
 
 from node.engine import sampler
+from node.engine.adapter_file import AdapterFile
 from node.engine.answers import Added, Answer
 from node.engine.embeddings import EmbeddingQueue, Job, fail
 from node.engine.errors import EngineError, Overloaded
 from node.engine.handle import Handle
-from node.engine.lora import AdapterFile
 from node.engine.sampler import Likely
 from node.engine.scheduler import Piece, Scheduler, Step
 from node.engine.sequence import Finish, Status

@@ -5,28 +5,18 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.errors import EngineError
 from node.engine.mix import Adapter, Factors, Mix, Site, Stack, Trail, sites
 from node.engine.outline import ModelOutline
 
 PREFIX = "base_model.model.model.layers."
 HALVES = (".lora_A.weight", ".lora_B.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFile:
-    """A PEFT LoRA file (safetensors). `scale` is alpha / rank; `id` names content and scale together."""
-
-    id: str
-    file: Path
-    scale: float
 
 
 class AdapterSlots:

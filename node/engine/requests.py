@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from node.engine.grammar import GrammarSpec
 from node.engine.sampling import SamplingParams
 from node.engine.sequence import Finish
+
+Kind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """A constraint as the caller gave it.
+
+    `text` is a JSON schema, nothing (json_object), a regular expression, a Lark grammar in llguidance's form, or for
+    `choice` a JSON list of strings. `field` is the caller's own name for it, which a refusal repeats.
+    """
+
+    kind: Kind
+    text: str = ""
+    field: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)

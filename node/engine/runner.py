@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.attention import Piece, Pool, only_own
 from node.engine.config import EngineConfig
 from node.engine.errors import EngineError
 from node.engine.forward import Batch, Decoder
-from node.engine.lora import AdapterFile, AdapterSlots
+from node.engine.lora import AdapterSlots
 from node.engine.outline import ModelOutline
 from node.engine.rows import Rows
 from node.engine.scheduler import Step

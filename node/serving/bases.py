@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from node.engine.engine import Engine
 from node.engine.errors import EngineError
 from node.serving.errors import Loading, Unavailable
 from node.serving.prompts import Prompts
 from registry.errors import BanyanError
+
+if TYPE_CHECKING:
+    from node.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

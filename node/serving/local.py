@@ -9,8 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from node.engine.grammar import GrammarSpec
-from node.engine.requests import Chunk, Generation
+from node.engine.requests import Chunk, Generation, GrammarSpec
 from node.engine.sequence import Finish
 from node.serving.catalogue import Catalogue
 from node.serving.errors import Loading, Refused, Unavailable

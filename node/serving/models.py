@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from node.bases import base_folder
 from node.context import Node
+from node.engine.adapter_file import AdapterFile
 from node.engine.config import EngineConfig
-from node.engine.engine import Engine
 from node.engine.errors import EngineError
-from node.engine.lora import AdapterFile
 from node.former_keys import own_keys
 from node.serving.bases import Base, Bases
 from node.serving.errors import Loading, Unavailable, UnknownModel
@@ -33,6 +32,9 @@ from registry.paths import HUB_OWNER, NodePath, Ref
 from registry.store import select
 from registry.tables import HeadRow, ReleaseRow
 from sync.chain import Link, find_release, stored_chain, stored_link
+
+if TYPE_CHECKING:
+    from node.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,19 @@ def adapter_file(digest: str, file: Path, scale: float) -> AdapterFile:
     return AdapterFile(f"{digest}*{scale!r}", file, scale)
 
 
+def _new_engine(folder: Path, config: EngineConfig) -> Engine:
+    """What the engine needs takes seconds to import: the first that is loaded waits for it, a node's start does not."""
+    from node.engine.engine import Engine
+
+    return Engine(folder, config)
+
+
 class Models:
     """Names to models that are ready. Thread-safe; every method may block on disk, `load` until a base is loaded."""
 
-    def __init__(self, node: Node, make_engine: Callable[[Path, EngineConfig], Engine] = Engine) -> None:
+    def __init__(self, node: Node, make_engine: Callable[[Path, EngineConfig], Engine] | None = None) -> None:
         self._node = node
-        self._make_engine = make_engine
+        self._make_engine = make_engine or _new_engine
         self._bases = Bases(self._loaded)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Served] = OrderedDict()

@@ -16,9 +16,8 @@ from typing import Any, Final, cast
 from node.serving.errors import Refused
 from node.serving.requests import ChatRequest, Message, Tool
 from registry.errors import BadData
-from sync.model import PLAIN_TEMPLATE
+from sync.prompt import PLAIN_TEMPLATE, system_turn, templated
 from sync.prompt import Message as Turn
-from sync.prompt import system_turn, templated
 
 TOOLS_TEXT: Final = (
     "These functions can be called. To call one, answer with nothing but a JSON object of this form: "

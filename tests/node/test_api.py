@@ -242,6 +242,21 @@ def test_a_request_head_that_does_not_come_ends_at_the_limit(
     assert httpx.get(f"{url}/health").status_code == 200
 
 
+def test_a_server_says_that_it_listens_when_it_does(node: Node) -> None:
+    server = api_server.make_server(create_app(node), "127.0.0.1", 0)
+    reached: list[bool] = []
+
+    def on_listening() -> None:
+        address = server.servers[0].sockets[0].getsockname()
+        with socket.create_connection(address, timeout=10):
+            reached.append(True)
+        server.should_exit = True
+
+    server.on_listening = on_listening
+    server.run()
+    assert reached == [True]
+
+
 def test_an_idle_connection_is_kept_for_longer_than_clients_of_httpx_keep_it(node: Node) -> None:
     """Else the server ends connections at the moment when the client sends on them."""
     config = api_server.make_server(create_app(node), "127.0.0.1", 0).config

@@ -23,7 +23,20 @@ from tests.toy import SHAPES, rows
 from tests.toy_tree import enrol, make_parent, state_of
 from tests.world import make_node
 
+COMPUTES = ("torch", "transformers", "peft", "safetensors", "llguidance")
 ASKED = {"model": "en", "prompt": "hello", "max_tokens": 200, "ignore_eos": True, "stream": True}
+
+
+def test_what_computes_is_not_imported_before_a_node_listens() -> None:
+    """It takes seconds, and after a kill peers and users wait for an answer."""
+    code = (
+        "import sys\nimport node.daemon, node.api.app, node.api.server, node.serving.models\n"
+        f"print([name for name in {COMPUTES!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["[]"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])

@@ -10,7 +10,8 @@ import torch
 
 from registry.errors import BadData
 from sync.delta import Delta, Factor
-from sync.model import PLAIN_TEMPLATE, add, load_model, resolve_precision
+from sync.model import add, load_model, resolve_precision
+from sync.prompt import PLAIN_TEMPLATE
 from sync.tokens import Encoded, collate
 from tests.node.tiny_models import CONFIGS, save_tiny
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.rows import Row
-from sync.model import PLAIN_TEMPLATE, LoadedModel, load_model
-from sync.prompt import conversation, prompt_text
+from sync.model import LoadedModel, load_model
+from sync.prompt import PLAIN_TEMPLATE, conversation, prompt_text
 from sync.tokens import (
     Encoded,
     Example,

@@ -21,7 +21,6 @@ from node.lineage import LINEAGE
 from node.model_folder import PICKLES
 from node.peft_config import read_peft_config
 from node.repo_ids import commit_of
-from node.taking_in import Foreign, take_in
 from registry.cards import parse_card
 from registry.errors import BadData
 from registry.paths import NodePath
@@ -87,6 +86,8 @@ def taken_in(
     now: datetime,
 ) -> str:
     """Make a release of the adapter in a commit; the commit that stands for it. Raises BadData, or LocalFailure."""
+    from node.taking_in import Foreign, take_in
+
     weights = commit.files.get(ADAPTER_WEIGHTS)
     if weights is None:
         raise BadData(f"the commit brings no {ADAPTER_WEIGHTS}", "a release is made of an adapter: upload its folder")

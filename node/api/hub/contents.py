@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from node.merged import PIECE_BYTES, MergedFile
+if TYPE_CHECKING:
+    from node.merged import MergedFile
 
+PIECE_BYTES: Final = 1 << 20
 LFS_BYTES: Final = 1 << 20  # from here on, and for all weights, a file is told by its SHA-256; below, by git's hash
 
 

@@ -16,7 +16,6 @@ from node.api.hub.contents import Bytes, Content, Merged, OnDisk, git_hash
 from node.api.hub.shelf import Snapshot
 from node.context import Node
 from node.lineage import LINEAGE, lineage_of
-from node.merged import MergedFile, merged_files
 from node.repo_ids import base_id, commit_of
 from node.stacked import StackedAdapters, stacked_shape
 from registry.cards import MAX_CARD_BYTES, CardFacts, parse_card, render_card
@@ -26,6 +25,7 @@ from registry.paths import NodePath, Ref
 from sync.checks.base import LEGAL, TOKENIZER_FILES
 
 if TYPE_CHECKING:
+    from node.merged import MergedFile
     from sync.delta import Delta
 
 CARD: Final = "README.md"
@@ -86,6 +86,7 @@ class FileShelf:
         return Merged(self._merged(snapshot)[name], etag)
 
     def _merge(self, snapshot: Snapshot) -> dict[str, MergedFile]:
+        from node.merged import merged_files
         from sync.delta import stack
 
         blobs = self._node.blobs

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import node
-from node.engine.lora import AdapterFile
+from node.engine.adapter_file import AdapterFile
 
 BUNDLED = Path(node.__file__).parent / "bundled" / "model"
 CONTEXT = 2_048

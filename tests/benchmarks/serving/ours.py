@@ -8,9 +8,8 @@ from pathlib import Path
 
 from node.engine.config import Dtype, EngineConfig
 from node.engine.engine import Engine
-from node.engine.grammar import GrammarSpec
 from node.engine.handle import Handle
-from node.engine.requests import Generation
+from node.engine.requests import Generation, GrammarSpec
 from node.engine.sampling import SamplingParams
 from node.engine.statistics import Statistics
 from tests.benchmarks.serving.arms import Answered, read

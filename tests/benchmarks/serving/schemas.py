@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any, Final
 
-from node.engine.grammar import GrammarSpec
+from node.engine.requests import GrammarSpec
 from tests.benchmarks.rounds import Figure
 from tests.benchmarks.serving.bench import Bench
 from tests.benchmarks.serving.jobs import Prompts

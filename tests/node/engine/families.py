@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.blocks import BlockManager
 from node.engine.config import EngineConfig
-from node.engine.lora import AdapterFile
 from node.engine.runner import Runner
 from node.engine.scheduler import Scheduler
 from node.engine.sequence import Finish, Sequence

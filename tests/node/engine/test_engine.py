@@ -19,10 +19,9 @@ from node.engine import runner
 from node.engine.config import EngineConfig
 from node.engine.engine import Engine
 from node.engine.errors import EngineError, EngineStopped, Overloaded, RequestRefused
-from node.engine.grammar import GrammarSpec
 from node.engine.handle import Handle
 from node.engine.lora import AdapterFile
-from node.engine.requests import Chunk, Generation, Usage
+from node.engine.requests import Chunk, Generation, GrammarSpec, Usage
 from node.engine.sampling import SamplingParams
 from node.engine.sequence import Finish
 from tests.node.engine.rows import Clock

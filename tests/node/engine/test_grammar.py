@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.engine import grammar
 from node.engine.errors import EngineError, RequestRefused
-from node.engine.grammar import Grammars, GrammarSpec
+from node.engine.grammar import Grammars
+from node.engine.requests import GrammarSpec
 from node.engine.sampler import unpacked
 from tests.node.tiny_models import tokenizer
 

@@ -13,8 +13,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.errors import EngineError
-from node.engine.lora import AdapterFile, AdapterSlots
+from node.engine.lora import AdapterSlots
 from node.engine.outline import ModelOutline
 from sync.delta import read_adapter, write_peft_folder
 from tests.node.engine.families import Bench, expected, load_reference, modules, prompt, save_family, write_lora

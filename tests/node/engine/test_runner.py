@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from node.engine.adapter_file import AdapterFile
 from node.engine.config import EngineConfig
 from node.engine.errors import EngineError
-from node.engine.lora import AdapterFile
 from node.engine.rows import LEAST
 from node.engine.runner import Runner
 from node.engine.scheduler import Piece, Step
