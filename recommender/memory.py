@@ -46,7 +46,7 @@ RUNTIME_BYTES: Final[dict[Device, float]] = {"cpu": 65e6, "cuda": 450e6, "mps": 
 
 # Training with LoRA, as node/memory.py counts it for a typical plan.
 LORA_RANK: Final = 16
-TRAIN_TOKENS: Final = 2_048
+TRAIN_TOKENS: Final = 512  # a batch; more are quicker, and not needed
 SPENT_PER_KEPT: Final = 2.7
 LOGIT_COPIES: Final = 4.2
 
@@ -143,7 +143,7 @@ def inference_need(sizes: Sizes, bits: Floats, context_tokens: Floats | float, d
 
 
 def training_need(sizes: Sizes, device: Device) -> Floats:
-    """What a LoRA fine-tune takes at its peak: rank 16 on all linear modules, 2,048 tokens a batch, half answers.
+    """What a LoRA fine-tune takes at its peak: rank 16 on all linear modules, 512 tokens a batch, half answers.
 
     On a CPU weights are float32, on a GPU bf16. In a mixture of experts all are loaded and the active ones computed.
     """

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.memory import ModelShape, estimate
 from recommender.candidate import Architecture, Candidate
 from recommender.memory import BITS, bits_of, inference_need, sizes_of, training_need
 from recommender.names import size_in_name
 from recommender.speed import SpeedConstants, own_factor, resident_share, shipped_constants, tokens_per_s
+from sync.train import TrainPlan
 
 LLAMA_8B = Architecture(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, vocabulary=128_256)
 
@@ -61,6 +63,27 @@ def test_more_never_takes_less(billions: float, context: int, quantisation: str,
     assert np.all(need >= sizes.parameters * 2 / 8)  # no format has fewer than two bits
     trained = training_need(sizes, device)  # type: ignore[arg-type]
     assert trained[1] >= trained[0] > sizes.parameters[0]
+
+
+@pytest.mark.parametrize(
+    ("billions", "hidden", "wide", "layers", "keys", "vocabulary"),
+    [
+        (0.13, 576, 1536, 30, 192, 49_152),
+        (1.2, 2048, 8192, 16, 512, 128_256),
+        (8.0, 4096, 14_336, 32, 1024, 128_256),
+    ],
+)
+def test_training_takes_about_what_the_node_says_before_it_trains(
+    billions: float, hidden: int, wide: int, layers: int, keys: int, vocabulary: int
+) -> None:
+    rows = {"q_proj": hidden, "k_proj": keys, "v_proj": keys, "o_proj": hidden, "up_proj": wide, "gate_proj": wide}
+    modules = [(f"{i}.{name}", out, hidden) for i in range(layers) for name, out in rows.items()]
+    modules += [(f"{i}.down_proj", hidden, wide) for i in range(layers)]
+    shape = ModelShape(int(billions * 1e9), hidden, wide, layers, keys, vocabulary, tuple(modules))
+    theirs = estimate(shape, TrainPlan(rank=16, batch_tokens=512, max_tokens=512), "fp32", 0.5).total
+    known = Architecture(layers, hidden, hidden // 64, 1, keys, vocabulary)
+    ours = training_need(sizes_of([model(billions, shape=known)]), "cpu")[0]
+    assert ours == pytest.approx(theirs, rel=0.25)
 
 
 def test_an_unknown_size_stays_unknown() -> None:

@@ -1,0 +1,142 @@
+"""How each model of a catalogue would run on a machine: in which form, in how much memory, how fast.
+
+What does not depend on the machine is computed once per catalogue (`Forms`), so that a question costs a few passes over
+float32 arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recommender.columns import KINDS, Columns, Mask
+from recommender.hardware import GB, Machine
+from recommender.memory import (
+    BATCH_TOKENS,
+    BITS,
+    CACHE_BYTES,
+    DEFAULT_CONTEXT,
+    RUNTIME_BYTES,
+    Floats,
+    bits_of,
+    inference_need,
+    training_need,
+)
+from recommender.speed import shipped_constants
+
+Singles = NDArray[np.float32]
+
+# From the most compact to what is published. Q8_0 answers as the original does; Q4_K_M is what most people run.
+PRECISIONS: Final = ("Q4_K_M", "Q8_0", "BF16")
+AS_STORED: Final = "as stored"
+FORMS: Final = (AS_STORED, *PRECISIONS)
+PLEASANT_TOKENS_PER_S: Final = 10.0  # about as fast as people read; below it, fewer bits are worth having
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One precision: GB with the margin but without cache and runtime, GB that a token reads, who can have it."""
+
+    memory_gb: Singles
+    read_gb: Singles
+    possible: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What memory and speed of every model follow from, arrays over models; GB of 10^9 bytes, margins included."""
+
+    forms: tuple[Form, ...]  # in the order of FORMS
+    cache_gb_per_token: Singles
+    logits_gb: Singles
+    margin: Singles
+    context: Singles
+    published_gb: Singles
+    training_gb: dict[str, Singles]
+
+    @classmethod
+    def of(cls, columns: Columns) -> Forms:
+        """Computed once for a catalogue."""
+        sizes, margin = columns.sizes, columns.sizes.safety
+        stored = np.where(np.isnan(columns.stored_bits), 16.0, columns.stored_bits)
+        flexible = (columns.kind == KINDS.index("generative")) & ~columns.quantised & ~columns.tree
+        forms = [_form(columns, stored, np.ones(len(columns), dtype=np.bool_))]
+        forms += [_form(columns, bits_of(sizes, name), flexible & (BITS[name] <= stored)) for name in PRECISIONS]
+        return cls(
+            forms=tuple(forms),
+            cache_gb_per_token=_single(CACHE_BYTES * sizes.cached * margin / GB),
+            logits_gb=_single(4.0 * BATCH_TOKENS * sizes.vocabulary * margin / GB),
+            margin=_single(margin),
+            context=_single(np.where(np.isnan(columns.context), np.inf, np.maximum(columns.context, 1.0))),
+            published_gb=_single(columns.published_gb),
+            training_gb={
+                "cpu": _single(training_need(sizes, "cpu") * margin / GB),
+                "cuda": _single(training_need(sizes, "cuda") * margin / GB),
+            },
+        )
+
+
+def _form(columns: Columns, bits: Floats, possible: Mask) -> Form:
+    sizes = columns.sizes
+    need = inference_need(sizes, bits, 0.0, "cpu")
+    memory = (need.weights + need.buffers) * sizes.safety / GB
+    mixture = 1 + shipped_constants().experts * (sizes.active < sizes.parameters)
+    return Form(_single(memory), _single(sizes.active * bits / 8 * mixture / GB), possible)
+
+
+def _single(values: Floats) -> Singles:
+    return values.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Arrays over models; nan where the size of a model is not known. `form` is an index into FORMS.
+
+    `memory_gb` is the estimate with its margin, for the context that was asked for; `training_gb` of a LoRA fine-tune.
+    """
+
+    form: NDArray[np.int8]
+    memory_gb: Singles
+    tokens_per_s: Singles
+    training_gb: Singles
+
+
+def fits_of(
+    forms: Forms, machine: Machine, *, context_tokens: int | None, least_tokens_per_s: float | None, factor: float = 1.0
+) -> Fits:
+    """How the models would run on a machine.
+
+    Generative models that are not quantised yet get the most precise form that fits and is fast enough, else the most
+    compact one. `factor` is how much faster than estimated this machine was in its own measurements.
+    """
+    context = np.minimum(forms.context, np.float32(context_tokens or DEFAULT_CONTEXT))
+    rest = forms.cache_gb_per_token * context + forms.margin * np.float32(RUNTIME_BYTES[machine.device] / GB)
+    if machine.device != "cpu":
+        rest += forms.logits_gb  # a GPU's graph is laid out in full
+    limit, bandwidth = np.float32(machine.memory_gb), shipped_constants().efficiency * machine.bandwidth_gb_s
+    most_read_gb = _most_read(least_tokens_per_s or PLEASANT_TOKENS_PER_S, bandwidth, factor)
+    chosen = np.zeros(forms.context.shape, dtype=np.int8)
+    memory, read = forms.forms[0].memory_gb + rest, forms.forms[0].read_gb
+    for index, form in enumerate(forms.forms[1:], start=1):
+        there = form.memory_gb + rest
+        good = form.possible.copy()
+        if index > 1:
+            good &= (there <= limit) & (form.read_gb <= most_read_gb)
+        chosen[good] = index
+        memory, read = np.where(good, there, memory), np.where(good, form.read_gb, read)
+    published = ~np.isnan(forms.published_gb) & (chosen == 0)
+    speed = np.float32(factor) / (np.float32(shipped_constants().fixed_s) + read / np.float32(bandwidth))
+    return Fits(
+        form=chosen,
+        memory_gb=np.where(published, forms.published_gb, memory),
+        tokens_per_s=speed.astype(np.float32),
+        training_gb=forms.training_gb["cpu" if machine.device == "cpu" else "cuda"],
+    )
+
+
+def _most_read(tokens_per_s: float, bandwidth: float, factor: float) -> np.float32:
+    """GB that a token may read for so many tokens a second."""
+    return np.float32(max(0.0, (factor / tokens_per_s - shipped_constants().fixed_s) * bandwidth))

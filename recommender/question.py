@@ -1,0 +1,209 @@
+"""A need over a catalogue, worked out: how the models would run, which rules and wishes each meets, and the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from recommender.answers import LeftOut, Recommendation, Recommendations, WayOut
+from recommender.columns import Mask, Rows
+from recommender.conflicts import Relaxation, conflicts, relaxations
+from recommender.constraints import Constraints
+from recommender.fits import FORMS, Fits, fits_of
+from recommender.hardware import Machine
+from recommender.index import Index
+from recommender.memory import Floats
+from recommender.rank import STEPS, Predict, Quality, by_score, in_steps, pareto
+from recommender.rules import RULES, Facts, Rule, rules_of
+from recommender.words import rule_in_words, trade_in_words, unknown_in_words, way_in_words
+
+MOST_LOOKED_AT: Final = 500  # of the models behind one way out
+UNKNOWN_IS_FAR: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A need over a catalogue, worked out: how the models would run, its rules, its wishes."""
+
+    constraints: Constraints
+    index: Index
+    machine: Machine
+    fits: Fits
+    rules: list[Rule]
+    wishes: list[Rule]
+    unmet: Floats  # wishes that each model does not meet
+
+    @classmethod
+    def of(cls, constraints: Constraints, index: Index, machine: Machine, factor: float) -> Question:
+        """Every rule and wish as a mask over the catalogue."""
+        columns = index.columns
+        context, speed = constraints.min_context_tokens, constraints.min_tokens_per_s
+        fits = fits_of(
+            index.forms,
+            machine,
+            context_tokens=context.value if context else None,
+            least_tokens_per_s=speed.value if speed else None,
+            factor=factor,
+        )
+        asked = {slot: found.value for slot, found in constraints.stated()}
+        facts = Facts(columns, fits, machine, asked)
+        soft = [(slot, found.value) for slot, found in constraints.stated() if not found.hard]
+        wishes = [RULES[slot](facts, value) for slot, value in soft if value is not False]
+        unmet = np.zeros(len(columns))
+        for wish in wishes:
+            unmet += ~wish.met
+        return cls(constraints, index, machine, fits, rules_of(constraints, columns, fits, machine), wishes, unmet)
+
+    def answers(self, rows: Rows, quality: Quality, order: Rows, survivors: int, count: int) -> Recommendations:
+        """The first of an order, with reasons."""
+        front = self._front(rows, quality)
+        best = [self._answer(rows, quality, place, order[0], front) for place in order[:count]]
+        return Recommendations(
+            answers=tuple(best),
+            considered=len(self.index.columns),
+            survivors=survivors,
+            machine=self.machine,
+            why=tuple(_why(best, survivors)),
+            left_out=self._left_out(),
+            conflicts=(),
+            ways_out=(),
+        )
+
+    def nothing(self, predict: Predict) -> Recommendations:
+        """No answer: which rules conflict, and what would help."""
+        ways = relaxations(self.rules, len(self.index.columns))
+        said = {rule.slot: rule_in_words(rule.slot, rule.value) for rule in self.rules}
+        return Recommendations(
+            answers=(),
+            considered=len(self.index.columns),
+            survivors=0,
+            machine=self.machine,
+            why=(),
+            left_out=self._left_out(),
+            conflicts=tuple(tuple(said[slot] for slot in sorted(one)) for one in conflicts(ways)),
+            ways_out=tuple(self._way_out(way, predict) for way in ways),
+        )
+
+    def _answer(self, rows: Rows, quality: Quality, place: int, first: int, front: Mask) -> Recommendation:
+        row, fits = rows[place], self.fits
+        candidate = self.index.columns.candidates[row]
+        here = candidate.weights == "local"
+        everything = [*self.rules, *self.wishes]
+        silent = [rule for rule in everything if rule.unknown[row]]
+        return Recommendation(
+            candidate=candidate,
+            form=FORMS[fits.form[row]] if here else "rented",
+            memory_gb=_number(fits.memory_gb[row]) if here else None,
+            training_gb=_number(fits.training_gb[row]) if here else None,
+            tokens_per_s=_number(fits.tokens_per_s[row]) if here else None,
+            quality=_number(quality.mean[place]),
+            low=_number(quality.low[place]),
+            high=_number(quality.high[place]),
+            grade=quality.grade[place],
+            met=tuple(rule_in_words(r.slot, r.value) for r in everything if r.met[row] and not r.unknown[row]),
+            missed=tuple(rule_in_words(wish.slot, wish.value) for wish in self.wishes if not wish.met[row]),
+            unknown=tuple(unknown_in_words(rule.slot) for rule in silent),
+            on_front=bool(front[place]),
+            against_first="" if place == first else self._against(rows, quality, place, first),
+        )
+
+    def _against(self, rows: Rows, quality: Quality, place: int, first: int) -> str:
+        mine, its, fits = rows[place], rows[first], self.fits
+        return trade_in_words(
+            float(quality.mean[place] - quality.mean[first]),
+            float(fits.memory_gb[mine] - fits.memory_gb[its]),
+            float(fits.tokens_per_s[mine] - fits.tokens_per_s[its]),
+        )
+
+    def _front(self, rows: Rows, quality: Quality) -> Mask:
+        columns, fits = self.index.columns, self.fits
+        here = columns.local[rows]
+        price = np.where(here, 0.0, columns.price[rows])
+        return pareto(
+            [
+                in_steps(quality.mean, STEPS["quality"]),
+                -in_steps(np.where(here, fits.memory_gb[rows], 0.0), STEPS["memory_gb"]),
+                in_steps(fits.tokens_per_s[rows].astype(np.float64), STEPS["tokens_per_s"]),
+                columns.commercial[rows].astype(np.float64),
+                -in_steps(price, STEPS["price"]),
+            ]
+        )
+
+    def _left_out(self) -> tuple[LeftOut, ...]:
+        count = len(self.index.columns)
+        failed = np.zeros(count, dtype=np.int8)
+        for rule in self.rules:
+            failed += ~rule.met
+        found = []
+        for rule in self.rules:
+            lost = ~rule.met
+            if models := int(lost.sum()):
+                words = rule_in_words(rule.slot, rule.value)
+                alone, unknown = int((lost & (failed == 1)).sum()), int((lost & rule.unknown).sum())
+                found.append(LeftOut(words, models, alone, unknown))
+        return tuple(sorted(found, key=lambda one: -one.alone))
+
+    def _way_out(self, way: Relaxation, predict: Predict) -> WayOut:
+        given_up = [rule for rule in self.rules if rule.slot in way.slots]
+        apart = np.zeros(len(way.rows))
+        for rule in given_up:
+            apart += _apart(rule, way.rows)
+        nearest = way.rows[np.argsort(apart, kind="stable")[:MOST_LOOKED_AT]]
+        quality = predict([self.index.columns.candidates[row] for row in nearest], self.constraints)
+        best = by_score(quality.mean, self.unmet[nearest], self.fits.memory_gb[nearest].astype(np.float64))[0]
+        return WayOut(
+            slots=tuple(rule.slot for rule in given_up),
+            takes=_takes(given_up, nearest[0]),
+            models=len(way.rows),
+            nearest=self.index.columns.candidates[nearest[0]].id,
+            best=self.index.columns.candidates[nearest[best]].id,
+            best_quality=_number(quality.mean[best]),
+            best_takes=_takes(given_up, nearest[best]),
+        )
+
+
+def _apart(rule: Rule, rows: Rows) -> Floats:
+    """How far rows are from meeting a rule, as a share of its bound; the same for all where it has none."""
+    if rule.needed is None:
+        return np.ones(len(rows))
+    needed = rule.needed[rows].astype(np.float64)
+    bound = 0.0 if isinstance(rule.value, bool) else float(rule.value)
+    return np.nan_to_num(np.abs(needed - bound) / max(bound, 1.0), nan=UNKNOWN_IS_FAR)
+
+
+def _takes(rules: Sequence[Rule], row: int) -> tuple[str, ...]:
+    return tuple(
+        way_in_words(rule.slot, rule.value, _number(rule.needed[row]) if rule.needed is not None else None)
+        for rule in rules
+    )
+
+
+def _why(best: Sequence[Recommendation], survivors: int) -> list[str]:
+    """Sentences: what the first answer rests on, and why the second came second."""
+    first = best[0]
+    if first.quality is None:
+        what = f"the smallest of {survivors:,} that meet every rule; of their quality nothing is known"
+    else:
+        what = f"the most quality expected of {survivors:,} that meet every rule ({first.grade})"
+    lines = [f"{first.candidate.id}: {what}"]
+    if len(best) > 1:
+        lines.append(f"over {best[1].candidate.id}: {_reason(first, best[1])}")
+    return lines
+
+
+def _reason(first: Recommendation, second: Recommendation) -> str:
+    if missed := [wish for wish in second.missed if wish not in first.missed]:
+        return f"it misses: {'; '.join(missed)}"
+    if first.quality is None:
+        return "it is not smaller"
+    if second.quality is None:
+        return "nothing is known of its quality"
+    overlaps = second.high is not None and second.high >= first.quality
+    return f"{second.against_first}{'; the intervals overlap, so it may be as good' if overlaps else ''}"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
