@@ -6,6 +6,7 @@ float32 arrays.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,24 +38,29 @@ PLEASANT_TOKENS_PER_S: Final = 10.0  # about as fast as people read; below it, f
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One precision: GB with the margin but without cache and runtime, GB that a token reads, who can have it."""
+class Step:
+    """What the next form takes beyond the one before: GB of memory, GB a token reads, 1 in `forms`; 0 for others."""
 
     memory_gb: Singles
     read_gb: Singles
-    possible: Mask
+    forms: NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """What memory and speed of every model follow from, arrays over models; GB of 10^9 bytes, margins included."""
+    """What memory and speed of every model follow from, arrays over models; GB of 10^9 bytes, margins included.
 
-    forms: tuple[Form, ...]  # in the order of FORMS
+    `least` is the most compact form that a model can have, `steps` lead from there to more precise ones.
+    """
+
+    least: Step
+    steps: tuple[Step, ...]
     cache_gb_per_token: Singles
     logits_gb: Singles
     margin: Singles
     context: Singles
     published_gb: Singles
+    published: Mask
     training_gb: dict[str, Singles]
 
     @classmethod
@@ -63,15 +69,19 @@ class Forms:
         sizes, margin = columns.sizes, columns.sizes.safety
         stored = np.where(np.isnan(columns.stored_bits), 16.0, columns.stored_bits)
         flexible = (columns.kind == KINDS.index("generative")) & ~columns.quantised & ~columns.tree
+        flexible &= np.isnan(columns.published_gb)
         forms = [_form(columns, stored, np.ones(len(columns), dtype=np.bool_))]
         forms += [_form(columns, bits_of(sizes, name), flexible & (BITS[name] <= stored)) for name in PRECISIONS]
+        least, *more = _steps(forms)
         return cls(
-            forms=tuple(forms),
+            least=least,
+            steps=tuple(more),
             cache_gb_per_token=_single(CACHE_BYTES * sizes.cached * margin / GB),
             logits_gb=_single(4.0 * BATCH_TOKENS * sizes.vocabulary * margin / GB),
             margin=_single(margin),
             context=_single(np.where(np.isnan(columns.context), np.inf, np.maximum(columns.context, 1.0))),
             published_gb=_single(columns.published_gb),
+            published=~np.isnan(columns.published_gb),
             training_gb={
                 "cpu": _single(training_need(sizes, "cpu") * margin / GB),
                 "cuda": _single(training_need(sizes, "cuda") * margin / GB),
@@ -79,12 +89,24 @@ class Forms:
         )
 
 
-def _form(columns: Columns, bits: Floats, possible: Mask) -> Form:
+def _form(columns: Columns, bits: Floats, possible: Mask) -> tuple[Floats, Floats, Mask]:
+    """GB without cache and runtime, GB that a token reads, and who can have the form."""
     sizes = columns.sizes
     need = inference_need(sizes, bits, 0.0, "cpu")
     memory = (need.weights + need.buffers) * sizes.safety / GB
     mixture = 1 + shipped_constants().experts * (sizes.active < sizes.parameters)
-    return Form(_single(memory), _single(sizes.active * bits / 8 * mixture / GB), possible)
+    return memory, sizes.active * bits / 8 * mixture / GB, possible
+
+
+def _steps(forms: Sequence[tuple[Floats, Floats, Mask]]) -> Iterator[Step]:
+    """The forms as steps from the most compact one: whoever cannot have a form stays where it is."""
+    (stored, stored_read, _), (compact, compact_read, can), *precise = forms
+    memory, read = np.where(can, compact, stored), np.where(can, compact_read, stored_read)
+    yield Step(_single(memory), _single(read), can.astype(np.int8))
+    for there, there_read, possible in precise:
+        more, more_read = np.where(possible, there - memory, 0.0), np.where(possible, there_read - read, 0.0)
+        yield Step(_single(more), _single(more_read), possible.astype(np.int8))
+        memory, read = memory + more, read + more_read
 
 
 def _single(values: Floats) -> Singles:
@@ -112,27 +134,28 @@ def fits_of(
     Generative models that are not quantised yet get the most precise form that fits and is fast enough, else the most
     compact one. `factor` is how much faster than estimated this machine was in its own measurements.
     """
-    context = np.minimum(forms.context, np.float32(context_tokens or DEFAULT_CONTEXT))
-    rest = forms.cache_gb_per_token * context + forms.margin * np.float32(RUNTIME_BYTES[machine.device] / GB)
+    rest = np.minimum(forms.context, np.float32(context_tokens or DEFAULT_CONTEXT))
+    rest *= forms.cache_gb_per_token
+    rest += forms.margin * np.float32(RUNTIME_BYTES[machine.device] / GB)
     if machine.device != "cpu":
         rest += forms.logits_gb  # a GPU's graph is laid out in full
-    limit, bandwidth = np.float32(machine.memory_gb), shipped_constants().efficiency * machine.bandwidth_gb_s
+    bandwidth = shipped_constants().efficiency * machine.bandwidth_gb_s
     most_read_gb = _most_read(least_tokens_per_s or PLEASANT_TOKENS_PER_S, bandwidth, factor)
-    chosen = np.zeros(forms.context.shape, dtype=np.int8)
-    memory, read = forms.forms[0].memory_gb + rest, forms.forms[0].read_gb
-    for index, form in enumerate(forms.forms[1:], start=1):
-        there = form.memory_gb + rest
-        good = form.possible.copy()
-        if index > 1:
-            good &= (there <= limit) & (form.read_gb <= most_read_gb)
-        chosen[good] = index
-        memory, read = np.where(good, there, memory), np.where(good, form.read_gb, read)
-    published = ~np.isnan(forms.published_gb) & (chosen == 0)
-    speed = np.float32(factor) / (np.float32(shipped_constants().fixed_s) + read / np.float32(bandwidth))
+    chosen, read, memory = forms.least.forms.copy(), forms.least.read_gb.copy(), forms.least.memory_gb + rest
+    good: Mask | None = None
+    for step in forms.steps:
+        fits = (memory + step.memory_gb <= np.float32(machine.memory_gb)) & (read + step.read_gb <= most_read_gb)
+        good = fits if good is None else good & fits
+        chosen += step.forms * good
+        memory += step.memory_gb * good
+        read += step.read_gb * good
+    np.copyto(memory, forms.published_gb, where=forms.published)
+    read /= np.float32(bandwidth)
+    read += np.float32(shipped_constants().fixed_s)
     return Fits(
         form=chosen,
-        memory_gb=np.where(published, forms.published_gb, memory),
-        tokens_per_s=speed.astype(np.float32),
+        memory_gb=memory,
+        tokens_per_s=np.float32(factor) / read,
         training_gb=forms.training_gb["cpu" if machine.device == "cpu" else "cuda"],
     )
 

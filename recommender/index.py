@@ -38,5 +38,6 @@ class Index:
         forms = self.forms
         arrays = [forms.cache_gb_per_token, forms.logits_gb, forms.margin, forms.context, forms.published_gb]
         arrays += forms.training_gb.values()
-        each = sum(form.memory_gb.nbytes + form.read_gb.nbytes + form.possible.nbytes for form in forms.forms)
+        steps = (forms.least, *forms.steps)
+        each = sum(step.memory_gb.nbytes + step.read_gb.nbytes + step.forms.nbytes for step in steps)
         return self.columns.bytes() + self.prior.nbytes + each + sum(array.nbytes for array in arrays)
