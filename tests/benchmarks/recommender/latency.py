@@ -3,8 +3,8 @@
     python -m tests.benchmarks.recommender.latency --out tests/benchmarks/recommender/latency.json
 
 The models are drawn as a hub's are: most are small or quantised, a third says nothing of its licence, half nothing of
-its languages. Needs have two to six slots. Quality comes from a stand-in that looks at every candidate that it is given;
-what a real predictor takes comes on top, for at most as many candidates as `recommender.rank.SHORTLIST`.
+its languages. Needs have two to six slots. Quality comes from a stand-in that looks at every candidate that it is
+given; what a real predictor takes comes on top, for at most as many candidates as `recommender.rank.SHORTLIST`.
 """
 
 from __future__ import annotations
