@@ -1,1 +1,1 @@
-"""The conversation that finds a model: not built yet. Will hold understanding, questions, explanations and tools."""
+"""The conversation that finds a model: what a user wants, understood. `extract` reads turns and gives constraints."""

@@ -59,9 +59,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "securesystemslib": ("registry/envelope.py",),
     "tuf": ("registry/trust/*", "sync/tuf_fetcher.py"),
     "cryptography": ("registry/keys.py",),
-    "langcodes": ("registry/paths.py", "registry/cards.py"),
+    "langcodes": ("registry/paths.py", "registry/cards.py", "assistant/languages.py"),
     "boolean": ("registry/cards.py",),  # what license_expression raises
-    "license_expression": ("registry/cards.py",),
+    "license_expression": ("registry/cards.py", "assistant/licences.py"),
+    "rapidfuzz": ("assistant/spelling.py",),
     "yaml": ("registry/cards.py",),
     "huggingface_hub": ("registry/cards.py", "node/hub.py", "node/engine/outline.py"),
     # weights

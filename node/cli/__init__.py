@@ -27,6 +27,7 @@ COMMANDS = {
         "evaluate": "node.cli.evaluate:evaluate",
         "generate": "node.cli.generate:generate",
         "export": "node.cli.export:export",
+        "assistant": "node.cli.assistant:assistant",
     },
     "Exchange": {
         "enrol": "node.cli.enrol:enrol",

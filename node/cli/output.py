@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePath
@@ -38,9 +38,12 @@ class OnProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command found: `data` for programs, `view` draws it for people, `code` is the exit code."""
+    """What a command found: `data` for programs, `view` draws it for people, `code` is the exit code.
 
-    data: Mapping[str, Any]
+    A sequence of objects is printed as JSON Lines.
+    """
+
+    data: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     view: Callable[[Any], RenderableType]
     code: int = DONE
 
@@ -104,7 +107,10 @@ class Output:
     def result(self, result: Result) -> None:
         """Print the outcome on stdout; a reader that has seen enough and went away is no error."""
         try:
-            if self.as_json:
+            if self.as_json and not isinstance(result.data, Mapping):
+                for one in result.data:
+                    click.echo(json.dumps(one, ensure_ascii=False, allow_nan=False, default=plain))
+            elif self.as_json:
                 click.echo(as_json_text(result.data))
             else:
                 self._show(result.view(result.data))
