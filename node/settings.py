@@ -290,7 +290,10 @@ class Settings(BaseSettings):
         0.9, ge=0, le=1, description="Share of each child's gain, claimed and measured, that a release must keep"
     )
     gate_tries: int = Field(
-        4, ge=1, le=32, description="Candidates judged at most, ever nearer to the old release, before one is given up"
+        6,
+        ge=1,
+        le=32,
+        description="Candidates judged at most, at shorter steps and from other merges, before giving up",
     )
     consolidate_epochs: int = Field(3, ge=0, le=100, description="Passes of consolidation after a merge; 0 for none")
     consolidate_learning_rate: float = Field(3e-3, gt=0, le=1, description="Peak learning rate of consolidation")

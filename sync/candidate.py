@@ -52,6 +52,7 @@ NEW_RANK = 16  # of an adapter that begins with answers alone
 NOTHING_TO_MERGE = CheckResult(
     name="merge.rule", value=None, threshold=None, passed=True, reason="answers alone: no adapter to merge", cost_ms=0.0
 )
+OTHER_STARTS = ("ties", "dare")  # that keep of every update what stands out, where a mean blurs it
 MAX_GRAM_ROWS = 500  # of a child, and of the anchors: what RegMean looks at
 
 
@@ -108,8 +109,14 @@ class Candidate:
             below = {path for path in (*enrolled, *served) if NodePath.parse(path).is_within(place)}
         return sorted(below - {self.path})
 
-    def merged(self) -> Merged:
-        """The updates made one by the plan's rule of aggregation, and added to the own adapter."""
+    def starts(self) -> list[str]:
+        """The rules to merge by, the plan's first; of fewer than two adapters every rule makes much the same."""
+        adapters = sum(isinstance(one, Update) for one in self.updates)
+        others = [rule for rule in OTHER_STARTS if rule != self.plan.aggregation and adapters > 1]
+        return [self.plan.aggregation, *others]
+
+    def merged(self, rule: str) -> Merged:
+        """The updates made one by a rule of aggregation, and added to the own adapter."""
         plan = self.plan
         increments = [self.composer.delta(one.adapter) for one in self.updates if isinstance(one, Update)]
         if not increments:
@@ -119,7 +126,7 @@ class Candidate:
             self.own_delta(),
             increments,
             plan.rank_budget,
-            rule=plan.aggregation,
+            rule=rule,
             f=plan.aggregation_f,
             grams=lambda: cohort_grams(self.composer.load_chain(self.chain), increments, self.prompts()),
             seed=plan.seed,
@@ -144,9 +151,9 @@ class Candidate:
         anew = {asked(row) for one in self.taught for row in one.lesson.rows}
         return [row for row in self.anchors if split_of(row) != "test" and asked(row) not in anew]
 
-    def train(self) -> tuple[Merged, Delta]:
-        """Merge and consolidate; the candidate's own adapter."""
-        merged = self.merged()
+    def train(self, rule: str) -> tuple[Merged, Delta]:
+        """Merge by a rule and consolidate; the candidate's own adapter."""
+        merged = self.merged(rule)
         lessons = [one.lesson for one in self.taught]
         examples = lessons_as_examples(
             lessons, self.rehearsed(), self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
@@ -163,7 +170,7 @@ class Candidate:
         )
         above = self.without_own_adapter()
         result = consolidate(
-            above, merged.delta, examples, plan, self.work, lambda report: self.parent.on_step(self.path, report)
+            above, merged.delta, examples, plan, self.work / rule, lambda report: self.parent.on_step(self.path, report)
         )
         return merged, result.delta
 

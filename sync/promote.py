@@ -90,7 +90,13 @@ class Promoter(Parent):
     def keep_refused(self, candidate: Candidate, tries: Sequence[Try]) -> None:
         """Keep a candidate that came to nothing: the best try's adapter and the table of all."""
         told = tuple(
-            RefusedTry(part=t.part, seconds=t.seconds, recompression_error=t.merged.error, checks=tuple(t.checks))
+            RefusedTry(
+                start=t.start,
+                part=t.part,
+                seconds=t.seconds,
+                recompression_error=t.merged.error,
+                checks=tuple(t.checks),
+            )
             for t in tries
         )
         table = Refused(

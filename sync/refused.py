@@ -21,8 +21,9 @@ MOST_KEPT: Final = 8
 
 
 class RefusedTry(Part):
-    """One judged adapter: its part of the way from the old one to the new, what the gate said, what it cost."""
+    """One judged adapter: how it was merged, its part of the way from the old one, what the gate said, what it cost."""
 
+    start: str
     part: float
     seconds: float
     recompression_error: float

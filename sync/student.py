@@ -42,7 +42,7 @@ def check_taught(
         return results
     candidate = Candidate(parent, chain, {update.answers.sha256: update})
     started = time.monotonic()
-    _, delta = candidate.train()
+    _, delta = candidate.train(candidate.plan.aggregation)
     results += judged(candidate, delta)
     candidate.clean_up()
     cost = (time.monotonic() - started) * 1000 / 3

@@ -61,13 +61,13 @@ def _candidates(data: dict[str, Any]) -> RenderableType:
     for one in data["candidates"]:
         title = f"{one['path']} v{one['version']}, not released on {one['created']}: {one['folder']}"
         parts.append(Text(title, style="bold"))
-        table = Table("λ", "", "check", "value", "threshold", "reason", box=None, header_style="bold")
+        table = Table("merged by", "λ", "", "check", "value", "threshold", "reason", box=None, header_style="bold")
         for number, tried in enumerate(one["tries"]):
             for check in tried["checks"]:
                 mark = Text("ok", style="green") if check["passed"] else Text("FAILED", style="red")
                 figures = [f"{check[name]:.4g}" if check[name] is not None else "" for name in ("value", "threshold")]
                 reason = Text(plain_text(check["reason"]) if number == 0 else "")
-                table.add_row(f"{tried['part']:.3g}", mark, check["name"], *figures, reason)
+                table.add_row(tried["start"], f"{tried['part']:.3g}", mark, check["name"], *figures, reason)
         parts.append(table)
     return Group(*parts)
 

@@ -20,7 +20,7 @@ FAILED = CheckResult(name="gate.known", value=4.5, threshold=1.2, passed=False, 
 
 
 def table(version: int = 2) -> Refused:
-    tried = RefusedTry(part=1.0, seconds=3.5, recompression_error=0.1, checks=(FAILED,))
+    tried = RefusedTry(start="mean", part=1.0, seconds=3.5, recompression_error=0.1, checks=(FAILED,))
     return Refused(
         path="en", version=version, instead_of="1" * 64, updates=("2" * 64,), created=NOW, tries=(tried,)
     )  # fmt: skip

@@ -31,9 +31,13 @@ class Fake:
     own: Delta | None = field(default_factory=lambda: one(2.0))
     plan: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(rank_budget=1))
     judged: list[float] = field(default_factory=list)
+    ends: dict[str, float] = field(default_factory=lambda: {"mean": 10.0})  # of each rule to merge by
 
-    def train(self) -> tuple[Merged, Delta]:
-        return Merged(one(5.0), 0.25, check("merge.rule", None, passed=True)), one(10.0)
+    def starts(self) -> list[str]:
+        return list(self.ends)
+
+    def train(self, rule: str) -> tuple[Merged, Delta]:
+        return Merged(one(5.0), 0.25, check("merge.rule", None, passed=True)), one(self.ends[rule])
 
     def own_delta(self) -> Delta | None:
         return self.own
@@ -71,6 +75,27 @@ def test_a_step_that_goes_too_far_is_shortened_by_bisection(
     assert tries[0].passed == (gains_at <= best <= loses_above)
     assert all(tried.seconds >= 0 for tried in tries)
     assert next(tried for tried in tries if tried.part == 1.0).merged.error == 0.25
+
+
+@pytest.mark.parametrize(
+    ("loses_above", "gains_at", "judged", "best"),
+    [
+        (11, 5, [10], ("mean", 10)),  # passes at once
+        (6.5, 5, [10, 6], ("mean", 6)),  # a shorter step passes
+        (4.5, 3.5, [10, 6, 4], ("ties", 4)),  # the two steps that are left of four are not enough
+        (7.5, 6.5, [10, 6, 4, 7], ("dare", 7)),
+        (11, 12, [10, 4, 7], ("mean", 10)),  # a gain alone is lost, in every merge
+        (1, 0, [10, 6, 4, 7], ("mean", 10)),
+    ],
+)
+def test_where_no_step_passes_other_merges_are_tried(
+    loses_above: float, gains_at: float, judged: list[float], best: tuple[str, float]
+) -> None:
+    """G5."""
+    candidate = Fake(loses_above, gains_at, ends={"mean": 10.0, "ties": 4.0, "dare": 7.0})
+    tries = search(candidate, 4)  # type: ignore[arg-type]
+    assert candidate.judged == judged
+    assert (tries[0].start, float(tries[0].merged.delta["m"].product())) == (best[0], pytest.approx(best[1]))
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])
