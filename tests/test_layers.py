@@ -59,7 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "securesystemslib": ("registry/envelope.py",),
     "tuf": ("registry/trust/*", "sync/tuf_fetcher.py"),
     "cryptography": ("registry/keys.py",),
-    "langcodes": ("registry/paths.py", "registry/cards.py", "assistant/languages.py"),
+    "langcodes": ("registry/paths.py", "registry/cards.py", "assistant/languages.py", "recommender/snapshot/mteb.py"),
     "boolean": ("registry/cards.py",),  # what license_expression raises
     "license_expression": ("registry/cards.py", "assistant/licences.py"),
     "rapidfuzz": ("assistant/spelling.py",),
@@ -128,7 +128,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sentence_transformers": ("recommender/embed.py",),
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
-    "pyarrow": ("node/datasets/records.py",),
+    "pyarrow": ("node/datasets/records.py", "recommender/snapshot/files.py"),
     "matplotlib": ("node/curve.py",),
     "psutil": ("recommender/hardware.py", "node/folders.py"),
     # documents and settings are models of it everywhere
