@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from assistant.lexicon import Hit, lexicon
+from assistant.lexicon import Hit, find
 from assistant.text import Text
 
 _ABBREVIATED: Final = "".join(
@@ -52,7 +52,8 @@ class Reading:
     def find(self, name: str, section: str = "") -> list[Hit]:
         """The phrases of a data file in this turn; looked up once."""
         if (name, section) not in self._found:
-            self._found[name, section] = lexicon(name, self.languages, section).find(self.folded)
+            languages = self.languages if name != "clauses" else _of_small_words(self.languages)
+            self._found[name, section] = find(name, languages, self.folded, section)
         return self._found[name, section]
 
     @classmethod
@@ -113,6 +114,7 @@ class Reading:
         return any(
             hit.end <= start
             and len(self.folded[hit.end : start].split()) <= words
+            and ":" not in self.folded[hit.end : start]
             and not any(other.start <= hit.start and hit.end <= other.end for other in affirmed)
             for hit in self.said("negator", clause)
         )
@@ -146,8 +148,15 @@ class Reading:
         return [
             sentence
             for sentence in self.sentences
-            if self._is_question(sentence) and self.said("fact", sentence) and not self.said("need", sentence)
+            if self._is_question(sentence) and self.said("fact", sentence) and not self._asks_for_model(sentence)
         ]
+
+    def _asks_for_model(self, sentence: Piece) -> bool:
+        needs = self.said("need", sentence)
+        if self.said("surely_fact", sentence):
+            models = {hit.start for hit in self.said("model", sentence)}
+            needs = [hit for hit in needs if hit.start not in models]
+        return bool(needs)
 
     def _is_question(self, sentence: Piece) -> bool:
         return self.folded[sentence.end : sentence.end + 1] == "?" or any(
@@ -168,6 +177,11 @@ _UNBINDING: Final = re.compile(
     r"tanto faz|না|নয়|হলে|ভাল|na$|na |bhalo|valo|不|可以|可能|更好|加分|随便|无所谓"
 )
 _ASKING: Final = ("what", "who", "how", "when", "where", "why", "is ", "does", "are ", "did", "do ", "was", "were")
+
+
+def _of_small_words(languages: tuple[str, ...]) -> tuple[str, ...]:
+    """In what to read small words: in one language, since "no" denies in Spanish and is "in the" in Portuguese."""
+    return (languages[0], "en") if languages[0] in ("bn", "zh") else languages[:1]
 
 
 def _cut(folded: str, piece: Piece, at: re.Pattern[str]) -> list[Piece]:

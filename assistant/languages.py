@@ -67,17 +67,16 @@ def languages(reading: Reading) -> list[Mention]:
     return kept
 
 
-@lru_cache(maxsize=64)
-def names(spoken: tuple[str, ...]) -> Lexicon:
-    """Every form of every name in these languages, by code."""
+@lru_cache(maxsize=16)
+def names(language: str) -> Lexicon:
+    """Every form of every name of a language in this one, by code."""
     table = load("languages")
     phrases: dict[str, list[str]] = {}
     for section in ("names", "more"):
-        for code, names in table[section].items():
-            for language in spoken:
-                given = names.get(language, ())
-                for name in [given] if isinstance(given, str) else given:
-                    phrases.setdefault(code, []).extend(_forms(fold(name), language))
+        for code, given in table[section].items():
+            said = given.get(language, ())
+            for name in [said] if isinstance(said, str) else said:
+                phrases.setdefault(code, []).extend(_forms(fold(name), language))
     return Lexicon(phrases)
 
 
@@ -101,7 +100,7 @@ def _forms(name: str, language: str) -> Iterator[str]:
 
 def _by_name(reading: Reading) -> Iterator[Mention]:
     texts = _not_texts(reading.languages).find(reading.folded)
-    for hit in names(reading.languages).find(reading.folded):
+    for hit in sorted(hit for language in reading.languages for hit in names(language).find(reading.folded)):
         if any(other.start <= hit.start < other.end for other in texts):
             continue
         if _of_texts(reading, hit):

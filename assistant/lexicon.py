@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -77,12 +77,11 @@ class Lexicon:
         """Every place where a phrase stands, in order; of phrases of one key at one place the longest."""
         flat = folded.translate(_FLAT)
         hits: dict[tuple[int, str], Hit] = {}
-        for start in range(len(flat)):
-            if start == 0 or _boundary(flat, start):
-                for hit in self._walk(flat, start):
-                    known = hits.get((start, hit.key))
-                    if known is None or hit.end > known.end:
-                        hits[start, hit.key] = hit
+        for start in _starts(flat):
+            for hit in self._walk(flat, start):
+                known = hits.get((start, hit.key))
+                if known is None or hit.end > known.end:
+                    hits[start, hit.key] = hit
         found = list(hits.values())
         for key, phrase, pattern in self._gapped:
             found += (Hit(match.start(), match.end(), key, phrase) for match in pattern.finditer(folded))
@@ -109,6 +108,12 @@ class Lexicon:
                 yield from (Hit(start, at, key, phrase) for key, phrase in place[_END])
 
 
+@lru_cache(maxsize=64)
+def _starts(flat: str) -> tuple[int, ...]:
+    """Where phrases may begin; every lexicon asks it of the same few texts."""
+    return tuple(at for at in range(len(flat)) if flat[at] != " " and (at == 0 or _boundary(flat, at)))
+
+
 def _boundary(flat: str, at: int) -> bool:
     """Whether a word may begin or end between two characters: letters and digits join, Chinese characters do not."""
     before, after = flat[at - 1], flat[at]
@@ -132,13 +137,14 @@ def _gapped(phrase: str) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=256)
-def lexicon(name: str, languages: tuple[str, ...], section: str = "") -> Lexicon:
-    """The phrases of a data file in these languages: `[section.]key.language = [phrases]`; `any` is for all."""
+def lexicon(name: str, language: str, section: str = "") -> Lexicon:
+    """The phrases of a data file in one language, or in "any": `[section.]key.language = [phrases]`."""
     table: Mapping[str, Any] = load(name)
     if section:
         table = table[section]
-    return Lexicon({key: _of_languages(entry, languages) for key, entry in table.items()})
+    return Lexicon({key: entry.get(language, ()) for key, entry in table.items()})
 
 
-def _of_languages(entry: Mapping[str, Any], languages: Collection[str]) -> list[str]:
-    return [phrase for language in ("any", *languages) for phrase in entry.get(language, ())]
+def find(name: str, languages: Iterable[str], folded: str, section: str = "") -> list[Hit]:
+    """Where a text has phrases of a data file in these languages or in "any", in order."""
+    return sorted(hit for language in ("any", *languages) for hit in lexicon(name, language, section).find(folded))

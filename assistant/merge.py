@@ -72,6 +72,8 @@ class Dialogue:
             inside = [mention for mention in mentions if clause.holds(mention.start)]
             of_values = [mention for mention in inside if self._in_force(mention)]
             spent += of_values
+            named_here = {hit.key for hit in named if clause.holds(hit.start)} - {"languages"}
+            spent += [mention for mention in mentions if mention.slot in named_here and mention.start < clause.start]
             slots = {mention.slot for mention in of_values} | {hit.key for hit in named if clause.holds(hit.start)}
             for slot in slots - {"languages"}:
                 self._empty(slot, of_values)
@@ -110,8 +112,10 @@ class Dialogue:
 
     def _hear_scored(self, reading: Reading, mentions: list[Mention]) -> None:
         for slot, so_far in (("task", self.tasks), ("domain", self.topics)):
-            new = [mention for mention in mentions if mention.slot == slot]
-            if not reading.first and any(_corrects(reading, mention) and mention.weight >= 1.5 for mention in new):
+            new = [mention for mention in mentions if mention.slot == slot and mention.kind != "denied"]
+            denied = {mention.value for mention in mentions if mention.slot == slot and mention.kind == "denied"}
+            so_far[:] = [said for said in so_far if said.mention.value not in denied]
+            if not reading.first and any(_corrects(reading, mention) and mention.weight >= 1 for mention in new):
                 so_far.clear()
             so_far.extend(_said(reading, mention) for mention in new)
 
@@ -206,7 +210,8 @@ class Dialogue:
             if mention.slot == "" and reading.folded[mention.start : mention.end] not in _PRONOUNS
         ]
         if reading.first:
-            bare = [mention for mention in bare if _corrects(reading, mention)]
+            wished = any(slot in self.slots and not self.slots[slot].mention.hard for slot in self.numbers_said)
+            bare = [mention for mention in bare if wished or _corrects(reading, mention)]
         known = {slot: self.slots[slot].mention.value for slot in reversed(self.numbers_said) if slot in self.slots}
         values = {mention.value for mention in bare}
         slot = next((slot for slot, value in known.items() if value in values), next(iter(known), ""))
@@ -218,7 +223,12 @@ class Dialogue:
         last = new[-1]
         if any(mention.slot == slot and mention.start > last.start for mention in mentions):
             return
-        if known[slot] in values or _corrects(reading, last) or _is_short(reading, reading.clause_at(last.start)):
+        if (
+            known[slot] in values
+            or not self.slots[slot].mention.hard
+            or _corrects(reading, last)
+            or _is_short(reading, reading.clause_at(last.start))
+        ):
             kind = self.slots[slot].mention.kind
             self.slots[slot] = _said(reading, Mention(slot, _like(slot, last), last.start, last.end, last.hard, kind))
 

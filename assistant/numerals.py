@@ -15,7 +15,8 @@ from assistant.lexicon import load
 from assistant.text import LETTER, fold
 
 _COMMA_GROUPS: Final = {"en", "zh", "bn"}  # in the others a dot groups thousands and a comma is the decimal sign
-_DIGITS: Final = re.compile(r"(?<![\d.])\d+(?:[.,'\u202f ]\d{3}(?!\d))*(?:[.,]\d+)?")
+_DIGITS: Final = re.compile(r"(?<![\d.])(?:\d{1,3}(?:[.,']\d{3}(?!\d))+(?:[.,]\d+)?|\d+(?:[.,]\d+)?)")
+_SPACED: Final = re.compile(r"(?<![\d.])(?:\d{1,3}(?:[.,' ]\d{3}(?!\d))+(?:[.,]\d+)?|\d+(?:[.,]\d+)?)")
 _HAN: Final = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0, "俩": 2}
 _HAN_SCALES: Final = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
 _HAN_NUMBER: Final = re.compile(r"[零〇一二两俩三四五六七八九十百千万亿半]+(?:点[零一二三四五六七八九]+)?")
@@ -90,10 +91,9 @@ def read_digits(digits: str, languages: Sequence[str]) -> float:
 
 def _in_digits(folded: str, languages: tuple[str, ...]) -> Iterator[Numeral]:
     known = _words_of(languages)
-    for match in _DIGITS.finditer(folded):
+    written = _DIGITS if languages[0] in _COMMA_GROUPS else _SPACED
+    for match in written.finditer(folded):
         digits = match.group()
-        if " " in digits and languages[0] in _COMMA_GROUPS:  # "2 000" is one number to some, "RTX 3060 128" never is
-            digits = digits.split(" ")[0]
         value, end, scale = read_digits(digits, languages), match.start() + len(digits), 1.0
         if tail := _HAN_TAIL.match(folded, end):
             for char in tail.group(1):
@@ -192,7 +192,8 @@ class _Count:
 
     def _scale(self, said: list[re.Match[str]], place: int, word: str) -> int:
         scale = self.known.scales.get(word)
-        if scale is None or (self.current is None and not self.total and scale not in (100, 1000)):
+        begins = self.current is None and not self.total
+        if scale is None or (begins and (scale not in (100, 1000) or word.endswith("s"))):
             return 0
         if scale == 100:
             if self.current is not None and self.current > 9:
@@ -246,12 +247,12 @@ def _adjacent(folded: str, before: re.Match[str], after: re.Match[str]) -> bool:
 def _may_follow(current: float, value: float) -> bool:
     """Twenty and then three is one number; three and then twenty, or twenty and thirty, are two."""
     if current >= 100:
-        return value < 100 and current % 100 == 0
+        return (current % 100 == 0 and value < 100) or (current % 10 == 0 and current % 100 >= 20 and value < 10)
     return current >= 20 and current % 10 == 0 and (value < 10 or (current in (60, 80) and value < 20))
 
 
 def _scale_next(said: list[re.Match[str]], place: int, known: _Words) -> bool:
-    return place + 1 < len(said) and known.scales.get(said[place + 1].group(), 0) >= 1000
+    return place + 1 < len(said) and known.scales.get(said[place + 1].group(), 0) >= 100
 
 
 def _number_next(said: list[re.Match[str]], place: int, known: _Words, german: bool) -> bool:

@@ -93,6 +93,10 @@ _PER_TOKENS_BEFORE: Final = re.compile(r"(?:/|\bper|\ba|\bpor|\bpro|\bpar|\ble|\
 _UPPER_RATE: Final = re.compile(r"(?:slower|langsamer) .*$")
 _PARAMS_NEAR: Final = re.compile(_PARAMS)
 _EITHER: Final = re.compile(r"\d\s*(?:gb|gigs?|g)?\s*(?:or|oder|o|ou|lub|czy|或|还是|না)\s*(?:the\s+)?$")
+_NOT_MORE: Final = re.compile(
+    r"\b(?:not|n't|never|no|cannot|can't|nicht|nie|pas|nao)\s+(?:\w+\s+){0,2}"
+    r"(?:larger|bigger|greater|more|higher|above|over|beyond|heavier|grosser|mehr|mayor|maior|plus|wieksz\w+|wiecej)\b[^\d]{0,14}$"
+)
 _NOTHING: Final = re.compile(r"")
 _SIZE: Final = re.compile(r"\d\s?(?:gb|gib|mb|tb|go|g)\b")
 _NEXT_SIZE: Final = re.compile(r"\d+\s?(?:gb|gib|mb|tb|go|g)\b|,|\band\b|\bund\b|\by\b|\bet\b")
@@ -144,6 +148,8 @@ def quantities(reading: Reading, numerals: list[Numeral], machines: list[Machine
         ):
             continue
         place = _Place(numeral, reading, reading.clause_at(numeral.start))
+        if numeral.spelled and numeral.value == 1 and not (place.after(_GB_AFTER) or place.after(_MONEY_AFTER)):
+            continue  # mostly an article or a pronoun
         for read in (_speed, _price, _context, _memory, _parameters, _bare):
             if (mention := read(place)) is not None:
                 found.append(mention)
@@ -300,6 +306,8 @@ def _parameters(place: _Place) -> Mention | None:
 
 def _is_upper_limit(place: _Place) -> bool:
     """Whether the user sets this number as the most: by a word in its clause, in the short next one, or in a list."""
+    if _NOT_MORE.search(place.before):
+        return True
     if place.says("min", 25) and not place.says("max", 40):
         return False
     if place.says("max"):

@@ -82,14 +82,14 @@ def _english() -> frozenset[str]:
     return frozenset((default_folder() / "vocab.txt").read_text("utf-8").split())
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _vocabulary(languages: tuple[str, ...]) -> dict[str, bool]:
     """The words that the detectors know in these languages, and whether they are stems."""
     found: dict[str, bool] = dict.fromkeys(_UNITS.split(), False)
-    for name, section in _LEXICONS:
-        found |= lexicon(name, languages, section).words
-    found |= names(languages).words
     for language in languages:
-        table = load("numbers").get(language, {})
+        for name, section in _LEXICONS:
+            found |= lexicon(name, language, section).words
+        found |= names(language).words
+        table = load("numbers").get(language, {"values": (), "scales": ()})
         found |= {fold(word): False for word in (*table["values"], *table["scales"]) if len(word) >= _SHORTEST}
     return {word: open_ended for word, open_ended in found.items() if word.isascii()}

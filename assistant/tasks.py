@@ -30,6 +30,7 @@ def _strong(reading: Reading) -> list[Mention]:
     found = []
     for hit in _longest(reading.find("tasks", "strong")):
         if _denied(reading, hit):
+            found.append(Mention("task", hit.key, hit.start, hit.end, True, "denied", 0))
             continue
         weight = _WRITES if hit.key == "text-generation" else _STRONG
         found.append(Mention("task", hit.key, hit.start, hit.end, not reading.wished(hit.start), "strong", weight))

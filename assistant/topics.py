@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from assistant.clauses import Reading
+from assistant.clauses import Piece, Reading
 from assistant.lexicon import Hit
 from assistant.mention import Mention
 
@@ -12,6 +13,14 @@ _EMPLOYER_WEIGHT: Final = (
     0.35  # "a nurse who codes": what is done outweighs who does it, and stands in where nothing else is said
 )
 _TASK_BONUS: Final = 0.5
+_OTHER_MATTER: Final = re.compile(  # after one of these the speaker speaks of something else than themselves
+    r"\b(?:i|we|my|our|its|need|needs|want|wants|and|busco|quiero|suche|brauche|cherche|szukam|preciso|quero)\b"
+)
+_SPEAKER_AFTER: Final = re.compile(
+    r"'s\s|s'\s|\s+(?:\w+\s+){0,2}"
+    r"(?:i work (?:for|at)|we work (?:for|at)|wants?\b|needs? (?:a|an|to|some|help)\b|would like|is looking)"
+)
+_SCHOOL_BONUS: Final = 0.1  # biology at school is school
 _ANY_TRADE: Final = "retail/support"  # customers write to banks and airlines as well
 _ANY_TRADE_WEIGHT: Final = 0.5
 _TAKEN_OUT_WEIGHT: Final = 0.7  # what is taken out of texts says less of them than what they are
@@ -43,8 +52,10 @@ def topics(reading: Reading, tasks: list[Mention]) -> list[Mention]:
 
 def _weight(reading: Reading, hit: Hit, tasks: list[Mention]) -> float:
     clause, sentence = reading.clause_at(hit.start), reading.sentence_at(hit.start)
-    about_speaker = any(cue.start <= hit.start for cue in reading.said("employer", clause))
+    about_speaker = _names_speaker(reading, hit, clause)
     weight = _EMPLOYER_WEIGHT if about_speaker else 1.0
+    if hit.key == "education/k12":
+        weight += _SCHOOL_BONUS
     if hit.key == _ANY_TRADE:
         weight *= _ANY_TRADE_WEIGHT
     if any(thing.key == "entity" and thing.start <= hit.start < thing.end for thing in reading.find("tasks", "pair")):
@@ -54,6 +65,15 @@ def _weight(reading: Reading, hit: Hit, tasks: list[Mention]) -> float:
     if any(sentence.holds(task.start) for task in tasks) and not about_speaker:
         weight += _TASK_BONUS
     return weight
+
+
+def _names_speaker(reading: Reading, hit: Hit, clause: Piece) -> bool:
+    """Whether a topic says who speaks: "I'm a nurse", "the bank I work for", "our airline wants"."""
+    before = any(
+        cue.start <= hit.start and not _OTHER_MATTER.search(reading.folded, cue.end, max(cue.end, hit.start))
+        for cue in reading.said("employer", clause)
+    )
+    return before or _SPEAKER_AFTER.match(reading.folded, hit.end) is not None
 
 
 def _longest(hits: list[Hit]) -> list[Hit]:
