@@ -34,6 +34,7 @@ Singles = NDArray[np.float32]
 PRECISIONS: Final = ("Q4_K_M", "Q8_0", "BF16")
 AS_STORED: Final = "as stored"
 FORMS: Final = (AS_STORED, *PRECISIONS)
+MOST_READ_GB: Final = 1e30
 PLEASANT_TOKENS_PER_S: Final = 10.0  # about as fast as people read; below it, fewer bits are worth having
 
 
@@ -162,4 +163,4 @@ def fits_of(
 
 def _most_read(tokens_per_s: float, bandwidth: float, factor: float) -> np.float32:
     """GB that a token may read for so many tokens a second."""
-    return np.float32(max(0.0, (factor / tokens_per_s - shipped_constants().fixed_s) * bandwidth))
+    return np.float32(min(MOST_READ_GB, max(0.0, (factor / tokens_per_s - shipped_constants().fixed_s) * bandwidth)))

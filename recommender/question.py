@@ -17,7 +17,7 @@ from recommender.hardware import Machine
 from recommender.index import Index
 from recommender.memory import Floats
 from recommender.rank import STEPS, Predict, Quality, by_score, in_steps, pareto
-from recommender.rules import RULES, Facts, Rule, rules_of
+from recommender.rules import RULES, Facts, Rule, bounded, rules_of
 from recommender.words import rule_in_words, trade_in_words, unknown_in_words, way_in_words
 
 MOST_LOOKED_AT: Final = 500  # of the models behind one way out
@@ -35,6 +35,7 @@ class Question:
     rules: list[Rule]
     wishes: list[Rule]
     unmet: Floats  # wishes that each model does not meet
+    vague: Floats  # languages, domains and subdomains that were asked for and that each model was not made for
 
     @classmethod
     def of(cls, constraints: Constraints, index: Index, machine: Machine, factor: float) -> Question:
@@ -44,22 +45,32 @@ class Question:
         fits = fits_of(
             index.forms,
             machine,
-            context_tokens=context.value if context else None,
+            context_tokens=bounded(context.value) if context else None,
             least_tokens_per_s=speed.value if speed else None,
             factor=factor,
         )
         asked = {slot: found.value for slot, found in constraints.stated()}
         facts = Facts(columns, fits, machine, asked)
         soft = [(slot, found.value) for slot, found in constraints.stated() if not found.hard]
-        wishes = [RULES[slot](facts, value) for slot, value in soft if value is not False]
+        wishes = [RULES[slot](facts, bounded(value)) for slot, value in soft if value is not False]
         unmet = np.zeros(len(columns))
         for wish in wishes:
             unmet += ~wish.met
-        return cls(constraints, index, machine, fits, rules_of(constraints, columns, fits, machine), wishes, unmet)
+        rules = rules_of(constraints, columns, fits, machine)
+        vague = np.zeros(len(columns))
+        for rule in (*rules, *wishes):
+            if rule.exact is not None:
+                vague += ~rule.exact
+        return cls(constraints, index, machine, fits, rules, wishes, unmet, vague)
 
-    def answers(self, rows: Rows, quality: Quality, order: Rows, survivors: int, count: int) -> Recommendations:
-        """The first of an order, with reasons."""
-        front = self._front(rows, quality)
+    def order(self, rows: Rows, quality: Quality) -> Rows:
+        """Positions in `rows` from the best answer to the worst."""
+        memory = self.fits.memory_gb[rows].astype(np.float64)
+        return by_score(quality.mean, self.unmet[rows], self.vague[rows], memory)
+
+    def answers(self, rows: Rows, quality: Quality, survivors: int, count: int) -> Recommendations:
+        """The best of the rows that were scored, with reasons."""
+        order, front = self.order(rows, quality), self._front(rows, quality)
         best = [self._answer(rows, quality, place, order[0], front) for place in order[:count]]
         return Recommendations(
             answers=tuple(best),
@@ -153,7 +164,7 @@ class Question:
             apart += _apart(rule, way.rows)
         nearest = way.rows[np.argsort(apart, kind="stable")[:MOST_LOOKED_AT]]
         quality = predict([self.index.columns.candidates[row] for row in nearest], self.constraints)
-        best = by_score(quality.mean, self.unmet[nearest], self.fits.memory_gb[nearest].astype(np.float64))[0]
+        best = self.order(nearest, quality)[0]
         return WayOut(
             slots=tuple(rule.slot for rule in given_up),
             takes=_takes(given_up, nearest[0]),
@@ -185,7 +196,8 @@ def _why(best: Sequence[Recommendation], survivors: int) -> list[str]:
     """Sentences: what the first answer rests on, and why the second came second."""
     first = best[0]
     if first.quality is None:
-        what = f"the smallest of {survivors:,} that meet every rule; of their quality nothing is known"
+        what = f"of {survivors:,} that meet every rule the one nearest to the need, then the smallest"
+        what += "; nothing is known of their quality"
     else:
         what = f"the most quality expected of {survivors:,} that meet every rule ({first.grade})"
     lines = [f"{first.candidate.id}: {what}"]
@@ -198,7 +210,7 @@ def _reason(first: Recommendation, second: Recommendation) -> str:
     if missed := [wish for wish in second.missed if wish not in first.missed]:
         return f"it misses: {'; '.join(missed)}"
     if first.quality is None:
-        return "it is not smaller"
+        return "it is not nearer to the need, and not smaller"
     if second.quality is None:
         return "nothing is known of its quality"
     overlaps = second.high is not None and second.high >= first.quality

@@ -47,10 +47,13 @@ def unknown_quality(candidates: Sequence[Candidate], _: Constraints) -> Quality:
     return Quality(nothing, nothing, nothing, [""] * len(candidates))
 
 
-def by_score(mean: Floats, unmet_wishes: Floats, memory_gb: Floats) -> Rows:
-    """Positions from the best answer to the worst; of equals the smaller, then the earlier. Unknown quality is last."""
+def by_score(mean: Floats, unmet_wishes: Floats, vague: Floats, memory_gb: Floats) -> Rows:
+    """Positions from the best answer to the worst; unknown quality is last.
+
+    Of equals comes first what was made for the very need (the least `vague`), then the smaller, then the earlier.
+    """
     score = np.where(np.isnan(mean), -np.inf, mean) - WISH_POINTS * unmet_wishes
-    return np.lexsort((np.arange(len(score)), np.where(np.isnan(memory_gb), np.inf, memory_gb), -score))
+    return np.lexsort((np.arange(len(score)), np.where(np.isnan(memory_gb), np.inf, memory_gb), vague, -score))
 
 
 def pareto(columns: Sequence[Floats]) -> Mask:

@@ -12,11 +12,12 @@ from recommender.constraints import Constraints
 from recommender.hardware import Machine, described_machine
 from recommender.index import Index
 from recommender.question import Question
-from recommender.rank import WISH_POINTS, Predict, by_score, most_promising
+from recommender.rank import WISH_POINTS, Predict, most_promising
 from recommender.rules import met_by_all
 from registry.errors import BadData
 
 MOST_ANSWERS: Final = 100
+MOST_GB: Final = 1e9  # more than any machine; numbers of needs have no end
 USUAL_GPU_GB: Final = 8.0  # of a GPU of which nobody said how much it has
 
 
@@ -50,18 +51,18 @@ def recommend(
         return asked.nothing(predict)
     rows = most_promising(index.prior[survivors] - WISH_POINTS * asked.unmet[survivors], survivors)
     quality = predict([index.columns.candidates[row] for row in rows], constraints)
-    order = by_score(quality.mean, asked.unmet[rows], asked.fits.memory_gb[rows].astype(np.float64))
-    return asked.answers(rows, quality, order, len(survivors), count)
+    return asked.answers(rows, quality, len(survivors), count)
 
 
 def machine_for(constraints: Constraints, machine: Machine) -> Machine:
     """The machine that a need is about: the one given, with the device and the memory that were named."""
     device, memory = constraints.device, constraints.memory_gb
+    named_gb = min(memory.value, MOST_GB) if memory else None
     if device is not None and device.value != machine.device:
         usual = machine.ram_gb if device.value == "cpu" else USUAL_GPU_GB
-        named = described_machine(device=device.value, memory_gb=memory.value if memory else usual)
+        named = described_machine(device=device.value, memory_gb=named_gb or usual)
         measured = machine.ram_gb_s if device.value == "cpu" else named.bandwidth_gb_s
         return replace(named, bandwidth_gb_s=measured)
     if memory is not None and memory.hard:
-        return replace(machine, memory_gb=memory.value)
+        return replace(machine, memory_gb=named_gb or machine.memory_gb)
     return machine

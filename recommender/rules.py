@@ -34,18 +34,23 @@ EMBEDDING: Final = frozenset(("feature-extraction",))
 
 COMMERCIAL: Final = "commercial"
 GENERAL: Final = "general"
+MOST: Final = 1e30
 MACHINE: Final = "machine"  # nobody states it: the model has to run somewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule over a catalogue. `needed` is the bound with which each model would meet it, where it is a number."""
+    """One rule over a catalogue. `needed` is the bound with which each model would meet it, where it is a number.
+
+    `exact` says which models were made for the very thing, where others may do it too.
+    """
 
     slot: str
     value: Any
     met: Mask
     unknown: Mask
     needed: Singles | None = None
+    exact: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,19 @@ class Facts:
 
 def rules_of(constraints: Constraints, columns: Columns, fits: Fits, machine: Machine) -> list[Rule]:
     """Every hard constraint as a rule; and what nobody has to say: it fits the machine, and is not rented unasked."""
-    asked = {slot: value for slot, value in constraints.rules().items() if value is not None and value is not False}
+    said = constraints.rules().items()
+    asked = {slot: bounded(value) for slot, value in said if value is not None and value is not False}
     if not rents(constraints):
         asked["local_only"] = True
     if "memory_gb" not in asked:
         asked[MACHINE] = machine.memory_gb
     facts = Facts(columns, fits, machine, asked)
     return [RULES[slot](facts, value) for slot, value in asked.items()]
+
+
+def bounded(value: Any) -> Any:
+    """A value as it can be compared with float32 columns: no number is beyond `MOST`."""
+    return min(value, MOST) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def rents(constraints: Constraints) -> bool:
@@ -103,14 +114,14 @@ def _languages(facts: Facts, value: tuple[str, ...]) -> Rule:
     mask = labels.stated.copy()
     for language in value:
         mask &= labels.has(language)
-    return Rule("languages", value, mask | ~labels.stated, ~labels.stated)
+    return Rule("languages", value, mask | ~labels.stated, ~labels.stated, exact=mask)
 
 
 def _topic(slot: str, labels_of: Callable[[Columns], Labels]) -> Callable[[Facts, str], Rule]:
     def rule(facts: Facts, value: str) -> Rule:
         labels = labels_of(facts.columns)
-        mask = labels.has(value) | labels.has(GENERAL) | ~labels.stated
-        return Rule(slot, value, mask, ~labels.stated)
+        exact = labels.has(value)
+        return Rule(slot, value, exact | labels.has(GENERAL) | ~labels.stated, ~labels.stated, exact=exact)
 
     return rule
 

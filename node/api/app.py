@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from node.api.blobs import blob_routes
 from node.api.document import documented
@@ -22,6 +23,7 @@ from node.api.log import log_routes
 from node.api.metrics import HttpMetrics, metric_routes
 from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
+from node.api.recommend import RecommendBody, recommend_routes
 from node.api.releases import release_routes
 from node.api.tuf import tuf_routes
 from node.api.updates import update_routes
@@ -78,9 +80,12 @@ def create_app(
     app.include_router(update_routes(node, now))
     app.include_router(log_routes(node, now))
     app.include_router(hub_routes(node, now))
+    app.include_router(recommend_routes(node, node.settings.api_keys, now))
+    bodies: tuple[type[BaseModel], ...] = (RecommendBody,)
     if router is not None:
         app.include_router(openai_routes(router, node.settings.api_keys, now))
-        app.openapi = documented(app, BODIES)  # type: ignore[method-assign]  # FastAPI's own way to change it
+        bodies += BODIES
+    app.openapi = documented(app, bodies)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "Models": {
         "tree": "node.cli.tree:tree",
         "show": "node.cli.tree:show",
+        "recommend": "node.cli.recommend:recommend",
         "import": "node.cli.importing:import_",
         "clone": "node.cli.clone:clone",
         "finetune": "node.cli.finetune:finetune",

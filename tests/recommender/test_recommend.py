@@ -182,6 +182,16 @@ def test_without_evidence_the_smallest_comes_first_and_nothing_is_claimed() -> N
     assert "nothing is known" in found.why[0]
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-30, 1e30, 1.7e308])
+def test_numbers_without_end_are_judged_like_others(value: float) -> None:
+    shelf = [model("one", 1), model("two", 100), model("far", None, weights="api", price_usd_per_mtok=1.0)]
+    for slot in ("memory_gb", "max_parameters_b", "min_tokens_per_s", "max_usd_per_mtok"):
+        found = ask(shelf, need(**{slot: value}))
+        enough = (value > 1) != (slot == "min_tokens_per_s")
+        assert ("one" in names(found)) is (enough or slot == "max_usd_per_mtok")
+    assert names(ask(shelf, need(min_context_tokens=10**400))) == []
+
+
 @pytest.mark.parametrize("count", [0, 101])
 def test_a_number_of_answers_out_of_range_is_refused(count: int) -> None:
     with pytest.raises(BadData, match="cannot be given"):

@@ -1,0 +1,114 @@
+"""`/v1/recommend`: which of the models that this node knows meet a need, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from node.api.openai.access import only_holders
+from node.api.openai.bodies import Body, body_of, described
+from node.context import Node
+from node.recommending import Shelf, as_data, stated
+from recommender.answers import LeftOut, WayOut
+from recommender.candidate import Kind, Source
+from recommender.constraints import Amount, Count, Device, Task
+from recommender.hardware import Machine, described_machine, this_machine
+from recommender.recommend import MOST_ANSWERS
+
+Word = Annotated[str, Field(min_length=1, max_length=100)]
+Slot = Literal[
+    "task",
+    "languages",
+    "domain",
+    "subdomain",
+    "device",
+    "memory_gb",
+    "max_parameters_b",
+    "min_context_tokens",
+    "min_tokens_per_s",
+    "license",
+    "local_only",
+    "finetune",
+    "max_usd_per_mtok",
+]
+
+
+class RecommendBody(Body):
+    """A need, slot by slot; what is named in `wishes` may be missed, all else may not."""
+
+    task: Task | None = None
+    languages: Annotated[tuple[Word, ...], Field(max_length=32)] | None = None
+    domain: Word | None = None
+    subdomain: Word | None = None
+    device: Device | None = None
+    memory_gb: Amount | None = None
+    max_parameters_b: Amount | None = None
+    min_context_tokens: Annotated[Count, Field(le=1 << 40)] | None = None
+    min_tokens_per_s: Amount | None = None
+    license: Word | None = None
+    local_only: bool | None = None
+    finetune: bool | None = None
+    max_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None
+    wishes: Annotated[tuple[Slot, ...], Field(max_length=13)] = ()
+    machine: Annotated[str, Field(max_length=200, description="another machine than this one: RTX 3060 12 GB")] = ""
+    count: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 5
+
+
+class Answer(BaseModel):
+    """One model that meets every rule, and how it would run; see `recommender.answers.Recommendation`."""
+
+    model: str
+    source: Source
+    kind: Kind
+    parameters_b: float | None
+    context_tokens: int | None
+    license: str | None
+    commercial: bool | None
+    usd_per_mtok: float | None
+    form: str
+    memory_gb: float | None
+    training_gb: float | None
+    tokens_per_s: float | None
+    quality: float | None
+    low: float | None
+    high: float | None
+    grade: str
+    met: tuple[str, ...]
+    missed: tuple[str, ...]
+    unknown: tuple[str, ...]
+    on_front: bool
+    against_first: str
+
+
+class RecommendReply(BaseModel):
+    """The answers, best first; or which rules conflict and what would help."""
+
+    answers: list[Answer]
+    considered: int
+    survivors: int
+    machine: Machine
+    why: list[str]
+    left_out: list[LeftOut]
+    conflicts: list[tuple[str, ...]]
+    ways_out: list[WayOut]
+
+
+def recommend_routes(node: Node, keys: Sequence[str], now: Callable[[], datetime]) -> APIRouter:
+    """The route; without keys it answers to this machine alone."""
+    routes = APIRouter(dependencies=[Depends(only_holders(keys))])
+    shelf = Shelf(node)
+
+    @routes.post("/v1/recommend", response_model=RecommendReply, openapi_extra=described(RecommendBody))
+    def recommend(body: Annotated[RecommendBody, Depends(body_of(RecommendBody))]) -> dict[str, Any]:
+        """The models that meet a need."""
+        values = body.model_dump(exclude={"wishes", "machine", "count"})
+        languages = sorted(set(values["languages"] or ()))
+        need = stated({**values, "languages": tuple(languages)}, body.wishes)
+        machine = described_machine(body.machine) if body.machine else this_machine()
+        return as_data(shelf.recommend(need, machine, body.count, now()))
+
+    return routes

@@ -1,0 +1,149 @@
+"""Recommendations of this node: the models that it knows as a catalogue, its machine, a need from words and values."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from node.bases import read_manifest
+from node.context import Node
+from node.tree import Place, list_tree
+from recommender.answers import Recommendation, Recommendations
+from recommender.candidate import Architecture, Candidate
+from recommender.constraints import Constraints
+from recommender.hardware import GB, Machine
+from recommender.index import Index
+from recommender.licences import allows_commercial_use
+from recommender.rank import unknown_quality
+from recommender.recommend import recommend
+from registry.documents import BaseManifest
+from registry.errors import BadData
+from registry.paths import NodePath
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+FLOAT32_BYTES: Final = 4.0
+STORED_BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+
+
+class Shelf:
+    """The node's catalogue, made ready for questions once and again when a release was added. Safe to share."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._made: tuple[tuple[str, ...], Index] | None = None
+
+    def index(self, now: datetime) -> Index:
+        """The catalogue as it is now."""
+        places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
+        digests = tuple(place.digest for place in places)
+        with self._lock:
+            if self._made is None or self._made[0] != digests:
+                candidates = [tree_candidate(self._node, place) for place in places]
+                self._made = digests, Index.of(candidates, unknown_quality)
+            return self._made[1]
+
+    def recommend(self, need: Constraints, machine: Machine, count: int, now: datetime) -> Recommendations:
+        """The models that meet a need on a machine, best first."""
+        return recommend(need, self.index(now), machine, predict=unknown_quality, count=count)
+
+
+def tree_candidate(node: Node, place: Place) -> Candidate:
+    """A release of the tree as a candidate: its base's size and shape, its path's language, domain and subdomain."""
+    manifest = read_manifest(node.blobs, place.base)
+    shape, context = _shape(node, manifest)
+    weights = sum(file.size for file in manifest.files if file.name.endswith(".safetensors"))
+    parameters = weights / (shape.weight_bytes or FLOAT32_BYTES) + place.adapter_bytes / FLOAT32_BYTES
+    language, domain, subdomain = _topics(place.path)
+    return Candidate(
+        id=place.path,
+        source="tree",
+        kind="generative",
+        parameters_b=parameters / GB,
+        context_tokens=context,
+        license=manifest.licence,
+        commercial=allows_commercial_use(manifest.licence),
+        languages=(language,) if language else (),
+        domains=(domain,) if domain else ("general",),
+        subdomains=(subdomain,) if subdomain else (),
+        family=place.base_name,
+        architecture=shape,
+    )
+
+
+def _topics(path: str) -> tuple[str, str, str]:
+    """Language (without region), domain and subdomain of a path, "" where it has none."""
+    if path == "master":
+        return "", "", ""
+    language, domain, subdomain, *_ = [*path.split("/"), "", "", ""]
+    return language.partition("-")[0].lower(), domain, subdomain
+
+
+def _shape(node: Node, manifest: BaseManifest) -> tuple[Architecture, int | None]:
+    """What the configuration of a base says of its shape, and its context; nothing where it is not here."""
+    file = next((file for file in manifest.files if file.name == "config.json"), None)
+    if file is None or not node.blobs.has(file.sha256):
+        return Architecture(), None
+    config = json.loads(node.blobs.read(file.sha256, MAX_CONFIG_BYTES))
+    config = config.get("text_config", config)
+
+    def number(name: str) -> int | None:
+        value = config.get(name)
+        return value if isinstance(value, int) and 0 < value < 1 << 40 else None
+
+    heads = number("num_attention_heads")
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    shape = Architecture(
+        layers=number("num_hidden_layers"),
+        hidden=number("hidden_size"),
+        heads=heads,
+        kv_heads=number("num_key_value_heads") or heads,
+        head_dim=number("head_dim"),
+        vocabulary=number("vocab_size"),
+        weight_bytes=STORED_BYTES.get(stored, FLOAT32_BYTES),
+    )
+    return shape, number("max_position_embeddings")
+
+
+def stated(values: Mapping[str, Any], wishes: Collection[str] = ()) -> Constraints:
+    """A need from values by slot; those in `wishes` are soft. Raises BadData naming the one that does not fit."""
+    said = {slot: value for slot, value in values.items() if value not in (None, ())}
+    if unsaid := sorted(set(wishes) - said.keys()):
+        raise BadData(f"{', '.join(unsaid)}: named as a wish, but nothing was said of it", "give its value as well")
+    try:
+        return Constraints.model_validate(
+            {slot: {"value": value, "hard": slot not in wishes} for slot, value in said.items()}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadData(f"{first['loc'][0]}: {first['msg']}", "node recommend --help") from None
+
+
+def as_data(found: Recommendations) -> dict[str, Any]:
+    """Recommendations as plain values."""
+    data = asdict(found)
+    data["answers"] = [_answer(answer) for answer in found.answers]
+    return data
+
+
+def _answer(answer: Recommendation) -> dict[str, Any]:
+    """One answer, with the facts of its candidate that people ask for."""
+    candidate, rest = answer.candidate, {**asdict(answer)}
+    rest.pop("candidate")
+    facts = {
+        "model": candidate.id,
+        "source": candidate.source,
+        "kind": candidate.kind,
+        "parameters_b": candidate.parameters_b,
+        "context_tokens": candidate.context_tokens,
+        "license": candidate.license,
+        "commercial": candidate.commercial,
+        "usd_per_mtok": candidate.price_usd_per_mtok if candidate.weights == "api" else None,
+    }
+    return facts | rest
