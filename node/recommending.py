@@ -16,12 +16,14 @@ from node.context import Node
 from node.tree import Place, list_tree
 from recommender.answers import Recommendation, Recommendations
 from recommender.candidate import Architecture, Candidate
-from recommender.constraints import Constraints
-from recommender.hardware import GB, Machine
+from recommender.constraints import Constraints, Stated
+from recommender.devices import find_device
+from recommender.hardware import GB, Machine, described_machine, this_machine
 from recommender.index import Index
 from recommender.licences import allows_commercial_use
 from recommender.rank import unknown_quality
 from recommender.recommend import recommend
+from recommender.words import rule_in_words
 from registry.documents import BaseManifest
 from registry.errors import BadData
 from registry.paths import NodePath
@@ -125,11 +127,37 @@ def stated(values: Mapping[str, Any], wishes: Collection[str] = ()) -> Constrain
         raise BadData(f"{first['loc'][0]}: {first['msg']}", "node recommend --help") from None
 
 
-def as_data(found: Recommendations) -> dict[str, Any]:
-    """Recommendations as plain values."""
-    data = asdict(found)
+def need_of(text: str, values: Mapping[str, Any], wishes: Collection[str] = ()) -> Constraints:
+    """A need from words, then from values, which win. Raises BadData for what fits no slot, or too many words."""
+    given = stated(values, wishes)
+    if not text:
+        return given
+    from assistant.extract import extract
+
+    return extract((text,)).model_copy(update=dict(given.stated()))
+
+
+def machine_of(text: str, named: str, need: Constraints) -> Machine:
+    """The machine that was named, or that the words name as the place where models run; else this one."""
+    if named:
+        return described_machine(named)
+    kind = find_device(text) if need.device is not None else None
+    if kind is not None and need.device is not None and kind.device == need.device.value:
+        return described_machine(text)
+    return this_machine()
+
+
+def as_data(need: Constraints, found: Recommendations) -> dict[str, Any]:
+    """Recommendations as plain values, with what was asked in words."""
+    data = {"asked": [_in_words(slot, said) for slot, said in need.stated()]} | asdict(found)
     data["answers"] = [_answer(answer) for answer in found.answers]
     return data
+
+
+def _in_words(slot: str, said: Stated[Any]) -> str:
+    if said.value is False:
+        return {"local_only": "rented models too", "finetune": "not to be fine-tuned"}.get(slot, f"not {slot}")
+    return f"{'' if said.hard else 'if possible '}{rule_in_words(slot, said.value)}"
 
 
 def _answer(answer: Recommendation) -> dict[str, Any]:

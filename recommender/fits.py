@@ -20,9 +20,11 @@ from recommender.memory import (
     BITS,
     CACHE_BYTES,
     DEFAULT_CONTEXT,
+    ENGINE_CACHE_BYTES,
     RUNTIME_BYTES,
     Floats,
     bits_of,
+    engine_need,
     inference_need,
     training_need,
 )
@@ -77,7 +79,9 @@ class Forms:
         return cls(
             least=least,
             steps=tuple(more),
-            cache_gb_per_token=_single(CACHE_BYTES * sizes.cached * margin / GB),
+            cache_gb_per_token=_single(
+                np.where(columns.tree, ENGINE_CACHE_BYTES, CACHE_BYTES) * sizes.cached * margin / GB
+            ),
             logits_gb=_single(4.0 * BATCH_TOKENS * sizes.vocabulary * margin / GB),
             margin=_single(margin),
             context=_single(np.where(np.isnan(columns.context), np.inf, np.maximum(columns.context, 1.0))),
@@ -94,7 +98,9 @@ def _form(columns: Columns, bits: Floats, possible: Mask) -> tuple[Floats, Float
     """GB without cache and runtime, GB that a token reads, and who can have the form."""
     sizes = columns.sizes
     need = inference_need(sizes, bits, 0.0, "cpu")
-    memory = (need.weights + need.buffers) * sizes.safety / GB
+    engine = engine_need(sizes, 0.0)
+    ours = engine.weights + engine.runtime - need.runtime  # a program's runtime is added when the device is known
+    memory = np.where(columns.tree, ours, need.weights + need.buffers) * sizes.safety / GB
     mixture = 1 + shipped_constants().experts * (sizes.active < sizes.parameters)
     return memory, sizes.active * bits / 8 * mixture / GB, possible
 

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from assistant.extract import MAX_CHARS
 from node.api.openai.access import only_holders
 from node.api.openai.bodies import Body, body_of, described
 from node.context import Node
-from node.recommending import Shelf, as_data, stated
+from node.recommending import Shelf, as_data, machine_of, need_of
 from recommender.answers import LeftOut, WayOut
 from recommender.candidate import Kind, Source
 from recommender.constraints import Amount, Count, Device, Task
-from recommender.hardware import Machine, described_machine, this_machine
+from recommender.hardware import Machine
 from recommender.recommend import MOST_ANSWERS
 
 Word = Annotated[str, Field(min_length=1, max_length=100)]
@@ -38,8 +39,9 @@ Slot = Literal[
 
 
 class RecommendBody(Body):
-    """A need, slot by slot; what is named in `wishes` may be missed, all else may not."""
+    """A need in words and slot by slot, which wins; what is named in `wishes` may be missed, other slots may not."""
 
+    text: Annotated[str, Field(max_length=MAX_CHARS)] = ""
     task: Task | None = None
     languages: Annotated[tuple[Word, ...], Field(max_length=32)] | None = None
     domain: Word | None = None
@@ -87,6 +89,7 @@ class Answer(BaseModel):
 class RecommendReply(BaseModel):
     """The answers, best first; or which rules conflict and what would help."""
 
+    asked: list[str]
     answers: list[Answer]
     considered: int
     survivors: int
@@ -105,10 +108,10 @@ def recommend_routes(node: Node, keys: Sequence[str], now: Callable[[], datetime
     @routes.post("/v1/recommend", response_model=RecommendReply, openapi_extra=described(RecommendBody))
     def recommend(body: Annotated[RecommendBody, Depends(body_of(RecommendBody))]) -> dict[str, Any]:
         """The models that meet a need."""
-        values = body.model_dump(exclude={"wishes", "machine", "count"})
+        values = body.model_dump(exclude={"text", "wishes", "machine", "count"})
         languages = sorted(set(values["languages"] or ()))
-        need = stated({**values, "languages": tuple(languages)}, body.wishes)
-        machine = described_machine(body.machine) if body.machine else this_machine()
-        return as_data(shelf.recommend(need, machine, body.count, now()))
+        need = need_of(body.text, {**values, "languages": tuple(languages)}, body.wishes)
+        machine = machine_of(body.text, body.machine, need)
+        return as_data(need, shelf.recommend(need, machine, body.count, now()))
 
     return routes

@@ -19,7 +19,8 @@ TASKS = (
 FLAGS = {"language": "languages", "min_context": "min_context_tokens"}  # where a flag is not called as its slot is
 
 
-@command("node recommend --task summarization --language de --memory-gb 8 --license commercial")
+@command("node recommend 'summarise German letters of patients, for a product' --memory-gb 8")
+@click.argument("text", default="")
 @click.option("--task", type=click.Choice(TASKS), help="What it is for.")
 @click.option("--language", multiple=True, metavar="CODE", help="Language that it knows, such as de; repeatable.")
 @click.option("--domain", help="Field, such as health.")
@@ -34,21 +35,23 @@ FLAGS = {"language": "languages", "min_context": "min_context_tokens"}  # where 
 @click.option("--finetune", is_flag=True, default=None, help="It is to be fine-tuned here.")
 @click.option("--max-usd-per-mtok", type=float, help="Most that a rented model may cost.")
 @click.option("--wish", "wishes", multiple=True, metavar="NAME", help="Take this one as a wish, such as memory_gb.")
-@click.option("--machine", metavar="NAME", help="Another machine than this one, such as 'RTX 3060 12 GB'.")
+@click.option("--machine", default="", metavar="NAME", help="Another machine than this one, such as 'RTX 3060 12 GB'.")
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True, help="How many answers.")
-def recommend(call: Call, *, wishes: tuple[str, ...], machine: str | None, count: int, **said: Any) -> Result:
-    """Recommend models that meet every rule, best first, with reasons; or say what stands in the way."""
+def recommend(call: Call, text: str, *, wishes: tuple[str, ...], machine: str, count: int, **said: Any) -> Result:
+    """Recommend models that meet every rule, best first, with reasons; or say what stands in the way.
+
+    The need is said in TEXT, or with the options, which win over it.
+    """
     from datetime import UTC, datetime
 
-    from node.recommending import Shelf, as_data, stated
-    from recommender.hardware import described_machine, this_machine
+    from node.recommending import Shelf, as_data, machine_of, need_of
 
     values = {FLAGS.get(name, name): value for name, value in said.items()}
-    need = stated({**values, "languages": tuple(sorted(values["languages"]))}, wishes)
-    where = described_machine(machine) if machine else this_machine()
+    need = need_of(text, {**values, "languages": tuple(sorted(values["languages"]))}, wishes)
+    where = machine_of(text, machine, need)
     with call.node() as node:
         found = Shelf(node).recommend(need, where, count, datetime.now(UTC))
-    return Result(as_data(found), _view)
+    return Result(as_data(need, found), _view)
 
 
 def _view(data: dict[str, Any]) -> RenderableType:
@@ -57,8 +60,9 @@ def _view(data: dict[str, Any]) -> RenderableType:
 
     where = data["machine"]
     said = f"{where['name']}: {where['memory_gb']:.1f} GB for a model, {where['bandwidth_gb_s']:.0f} GB/s"
+    asked = Text(f"asked: {'; '.join(data['asked']) or 'nothing'}")
     head = Text(f"on {said}", style="dim")
-    return Group(head, "", *(_answers(data) if data["answers"] else _nothing(data)))
+    return Group(asked, head, "", *(_answers(data) if data["answers"] else _nothing(data)))
 
 
 def _answers(data: dict[str, Any]) -> list[RenderableType]:

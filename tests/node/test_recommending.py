@@ -66,6 +66,17 @@ def test_nothing_that_meets_every_rule_names_the_rule(url: str) -> None:
     assert found["ways_out"][0]["takes"] == ["without: licence CC-BY-NC-4.0"]
 
 
+def test_words_are_understood_and_options_win_over_them(url: str) -> None:
+    found = ask(url, text="Summarise English letters on my RTX 3060 with 12 GB, Apache 2.0 only")
+    assert "does summarization" in found["asked"]
+    assert "licence Apache-2.0" in found["asked"]
+    assert found["machine"]["name"] == "NVIDIA GeForce RTX 3060"
+    assert found["answers"]
+    other = ask(url, text="Summarise English letters, Apache 2.0 only", license="MIT")
+    assert "licence MIT" in other["asked"]
+    assert "licence Apache-2.0" not in other["asked"]
+
+
 def test_a_wish_may_be_missed(url: str) -> None:
     first = ask(url, license="CC-BY-NC-4.0", wishes=["license"])["answers"][0]
     assert first["missed"] == ["licence CC-BY-NC-4.0"]
@@ -115,7 +126,7 @@ def test_the_command_says_what_fits_and_why(node: Node, home: Path) -> None:
     code, said = run(home, "--language", "en", "--domain", "finance", "--memory-gb", "8")
     assert code == 0
     assert "on " in said
-    assert "en/finance" in said.splitlines()[3]
+    assert "en/finance" in said.splitlines()[4]
     assert "models meet every rule" in said
 
 
