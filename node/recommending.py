@@ -18,11 +18,12 @@ from recommender.answers import Recommendation, Recommendations
 from recommender.candidate import Architecture, Candidate
 from recommender.constraints import Constraints, Stated
 from recommender.devices import find_device
+from recommender.expected import shipped_quality
 from recommender.hardware import GB, Machine, described_machine, this_machine
 from recommender.index import Index
-from recommender.licences import allows_commercial_use
-from recommender.rank import unknown_quality
 from recommender.recommend import recommend
+from recommender.snapshot.files import read
+from recommender.snapshot.licences import sellable
 from recommender.words import rule_in_words
 from registry.documents import BaseManifest
 from registry.errors import BadData
@@ -34,26 +35,32 @@ STORED_BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
 class Shelf:
-    """The node's catalogue, made ready for questions once and again when a release was added. Safe to share."""
+    """The node's catalogue: its releases and the shipped snapshot, or the releases alone. Safe to share.
+
+    It is made ready for questions once, and again when a release was added.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lock = threading.Lock()
-        self._made: tuple[tuple[str, ...], Index] | None = None
+        self._made: dict[bool, tuple[tuple[str, ...], Index]] = {}
 
-    def index(self, now: datetime) -> Index:
-        """The catalogue as it is now."""
+    def recommend(
+        self, need: Constraints, machine: Machine, count: int, now: datetime, *, tree_only: bool = False
+    ) -> Recommendations:
+        """The models that meet a need on a machine, best first."""
+        return recommend(need, self._index(now, tree_only), machine, predict=shipped_quality(), count=count)
+
+    def _index(self, now: datetime, tree_only: bool) -> Index:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
         digests = tuple(place.digest for place in places)
         with self._lock:
-            if self._made is None or self._made[0] != digests:
+            made = self._made.get(tree_only)
+            if made is None or made[0] != digests:
                 candidates = [tree_candidate(self._node, place) for place in places]
-                self._made = digests, Index.of(candidates, unknown_quality)
-            return self._made[1]
-
-    def recommend(self, need: Constraints, machine: Machine, count: int, now: datetime) -> Recommendations:
-        """The models that meet a need on a machine, best first."""
-        return recommend(need, self.index(now), machine, predict=unknown_quality, count=count)
+                candidates += [] if tree_only else read().candidates.values()
+                made = self._made[tree_only] = digests, Index.of(candidates, shipped_quality())
+            return made[1]
 
 
 def tree_candidate(node: Node, place: Place) -> Candidate:
@@ -70,7 +77,7 @@ def tree_candidate(node: Node, place: Place) -> Candidate:
         parameters_b=parameters / GB,
         context_tokens=context,
         license=manifest.licence,
-        commercial=allows_commercial_use(manifest.licence),
+        commercial=sellable(manifest.licence),
         languages=(language,) if language else (),
         domains=(domain,) if domain else ("general",),
         subdomains=(subdomain,) if subdomain else (),

@@ -12,12 +12,15 @@ from recommender.candidate import Candidate
 from recommender.columns import Columns
 from recommender.constraints import Constraints
 from recommender.fits import Forms
-from recommender.rank import Predict
+from recommender.rank import SHORTLIST, Predict
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Made once per catalogue. `prior` is the expected quality without any need (-inf where nothing is known).
+    """Made once per catalogue.
+
+    `prior` is the expected quality without any need (-inf where nothing is known) in a catalogue that is larger than a
+    shortlist; in a smaller one nobody asks for it, and it is 0.
 
     The columns are the index: at a million models a mask over them is quicker than a search tree with a filter.
     """
@@ -30,7 +33,9 @@ class Index:
     def of(cls, candidates: Sequence[Candidate], predict: Predict) -> Index:
         """Looks at every candidate once; seconds at a million."""
         columns = Columns.of(candidates)
-        prior = np.nan_to_num(predict(candidates, Constraints()).mean, nan=-np.inf).astype(np.float32)
+        prior = np.zeros(len(candidates), dtype=np.float32)
+        if len(candidates) > SHORTLIST:
+            prior = np.nan_to_num(predict(candidates, Constraints()).mean, nan=-np.inf).astype(np.float32)
         return cls(columns, Forms.of(columns), prior)
 
     def bytes(self) -> int:

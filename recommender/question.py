@@ -86,6 +86,7 @@ class Question:
     def nothing(self, predict: Predict) -> Recommendations:
         """No answer: which rules conflict, and what would help."""
         ways = relaxations(self.rules, len(self.index.columns))
+        helpful = [way for way in ways if "task" not in way.slots] or ways  # nobody gives up what it is for
         said = {rule.slot: rule_in_words(rule.slot, rule.value) for rule in self.rules}
         return Recommendations(
             answers=(),
@@ -95,7 +96,7 @@ class Question:
             why=(),
             left_out=self._left_out(),
             conflicts=tuple(tuple(said[slot] for slot in sorted(one)) for one in conflicts(ways)),
-            ways_out=tuple(self._way_out(way, predict) for way in ways),
+            ways_out=tuple(self._way_out(way, predict) for way in helpful),
         )
 
     def _answer(self, rows: Rows, quality: Quality, place: int, first: int, front: Mask) -> Recommendation:

@@ -20,7 +20,7 @@ from recommender.memory import Floats
 # Points of quality, 0 to 100, that a wish is worth: about the half width of an interval without direct evidence.
 WISH_POINTS: Final = 5.0
 # Above so many survivors only the most promising are scored.
-SHORTLIST: Final = 2_000
+SHORTLIST: Final = 4_000
 # Differences that nobody can feel do not put a model on the front.
 STEPS: Final = {"quality": 0.5, "memory_gb": 0.1, "tokens_per_s": 1.0, "price": 0.01}
 

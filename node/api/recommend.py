@@ -57,6 +57,7 @@ class RecommendBody(Body):
     max_usd_per_mtok: Annotated[float, Field(ge=0)] | None = None
     wishes: Annotated[tuple[Slot, ...], Field(max_length=13)] = ()
     machine: Annotated[str, Field(max_length=200, description="another machine than this one: RTX 3060 12 GB")] = ""
+    tree_only: bool = False
     count: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 5
 
 
@@ -108,10 +109,10 @@ def recommend_routes(node: Node, keys: Sequence[str], now: Callable[[], datetime
     @routes.post("/v1/recommend", response_model=RecommendReply, openapi_extra=described(RecommendBody))
     def recommend(body: Annotated[RecommendBody, Depends(body_of(RecommendBody))]) -> dict[str, Any]:
         """The models that meet a need."""
-        values = body.model_dump(exclude={"text", "wishes", "machine", "count"})
+        values = body.model_dump(exclude={"text", "wishes", "machine", "tree_only", "count"})
         languages = sorted(set(values["languages"] or ()))
         need = need_of(body.text, {**values, "languages": tuple(languages)}, body.wishes)
         machine = machine_of(body.text, body.machine, need)
-        return as_data(need, shelf.recommend(need, machine, body.count, now()))
+        return as_data(need, shelf.recommend(need, machine, body.count, now(), tree_only=body.tree_only))
 
     return routes

@@ -36,8 +36,11 @@ FLAGS = {"language": "languages", "min_context": "min_context_tokens"}  # where 
 @click.option("--max-usd-per-mtok", type=float, help="Most that a rented model may cost.")
 @click.option("--wish", "wishes", multiple=True, metavar="NAME", help="Take this one as a wish, such as memory_gb.")
 @click.option("--machine", default="", metavar="NAME", help="Another machine than this one, such as 'RTX 3060 12 GB'.")
+@click.option("--tree", "tree_only", is_flag=True, help="Only models that this node has, none of the shipped tables.")
 @click.option("--count", type=click.IntRange(1, 100), default=5, show_default=True, help="How many answers.")
-def recommend(call: Call, text: str, *, wishes: tuple[str, ...], machine: str, count: int, **said: Any) -> Result:
+def recommend(
+    call: Call, text: str, *, wishes: tuple[str, ...], machine: str, tree_only: bool, count: int, **said: Any
+) -> Result:
     """Recommend models that meet every rule, best first, with reasons; or say what stands in the way.
 
     The need is said in TEXT, or with the options, which win over it.
@@ -50,7 +53,7 @@ def recommend(call: Call, text: str, *, wishes: tuple[str, ...], machine: str, c
     need = need_of(text, {**values, "languages": tuple(sorted(values["languages"]))}, wishes)
     where = machine_of(text, machine, need)
     with call.node() as node:
-        found = Shelf(node).recommend(need, where, count, datetime.now(UTC))
+        found = Shelf(node).recommend(need, where, count, datetime.now(UTC), tree_only=tree_only)
     return Result(as_data(need, found), _view)
 
 
