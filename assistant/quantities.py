@@ -26,14 +26,14 @@ _WHOLE_SECOND: Final = r"(?:seconds?|sec|sekunde|sekunden|sekund\w*|segundo|seco
 _PER: Final = (
     r"\s*(?:/|\bper\b|\ba\b|\ban\b|\beach\b|\bevery\b|\bpro\b|\bpor\b|\bpar\b|\bna\b|\bal\b|\bin der\b|প্রতি|每)\s*"
 )
-_RATE_AFTER: Final = re.compile(rf"\s*-?\s*(?:{_TOKENS}|t|words)?{_PER}{_SECOND}|\s*(?:tps|t/s)\b")
+_RATE_AFTER: Final = re.compile(rf"\s*[+-]?\s*(?:{_TOKENS}|t|words)?{_PER}{_SECOND}|\s*(?:tps|t/s)\b")
 _RATE_BEFORE: Final = re.compile(
     rf"(?:\b(?:per|a|each|every|pro|por|par|na|prottek|proti|প্রতি)\s+{_WHOLE_SECOND}|প্রতি সেকেন্ড\S*|"
     rf"每秒钟?|সেকেন্ডে|second e|\btps|\btok/s|\bt/s|{_TOKENS}\s*/\s*s|"
     rf"{_TOKENS}{_PER}{_SECOND})[^.;,\d]{{0,24}}$"
 )
 _PER_MINUTE: Final = re.compile(rf"\s*{_TOKENS}{_PER}min")
-_TOKENS_AFTER: Final = re.compile(rf"\s*-?\s*(?P<k>k\b|k(?={_TOKENS}))?\s*-?\s*(?P<tokens>{_TOKENS})")
+_TOKENS_AFTER: Final = re.compile(rf"\s*[+-]?\s*(?P<k>k\b\+?|k(?={_TOKENS}))?\s*-?\s*(?P<tokens>{_TOKENS})")
 _K_AFTER: Final = re.compile(r"\s?-?k(?![a-z0-9])")
 _M_AFTER: Final = re.compile(r"\s?m(?![a-z0-9])")
 _CONTEXT: Final = re.compile(
@@ -42,7 +42,7 @@ _CONTEXT: Final = re.compile(
     r"ইনপুট\S*"
 )
 _GB_AFTER: Final = re.compile(
-    r"\s*-?\s*(?:gibi?bytes?|gigabytes?|gigabajt\w*|gigas?|giga\w*|gigs?|gib|gbs?|জিবি[\u0980-\u09ff]*|"
+    r"\s*[+-]?\s*(?:gibi?bytes?|gigabytes?|gigabajt\w*|gigas?|giga\w*|gigs?|gib|gbs?|জিবি[\u0980-\u09ff]*|"
     r"গিগা[\u0980-\u09ff]*|吉|gb)(?![a-z])"
 )
 _G_AFTER: Final = re.compile(r"\s?个?g(?![a-z])")

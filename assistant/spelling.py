@@ -18,6 +18,7 @@ from recommender.embed import default_folder
 _SHORTEST: Final = 5
 _TWO_SLIPS_FROM: Final = 9  # letters; in shorter words two slips make another word
 _FOREIGN_SHORTEST: Final = 7  # of other languages we know no list of words, so only long ones are set right
+_SHORTEST_STEM: Final = 6
 _PART: Final = 4
 _MOST_UNKNOWN: Final = 40  # words that are looked up in one turn
 _UNITS: Final = (
@@ -65,6 +66,8 @@ def _nearest(word: str, languages: tuple[str, ...]) -> str | None:
     slips = 2 if len(word) >= _TWO_SLIPS_FROM and languages[0] == "en" else 1
     best: tuple[int, int, str] | None = None
     for stem, open_ended in _vocabulary(languages).items():
+        if open_ended and len(stem) < _SHORTEST_STEM:
+            continue  # "instruct" is no slip of "insur*"
         if stem[0] != word[0] or len(stem) > len(word) + slips or (not open_ended and len(stem) < len(word) - slips):
             continue
         lengths = range(len(stem) - 1, min(len(stem) + 1, len(word)) + 1) if open_ended else (len(word),)

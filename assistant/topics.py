@@ -14,7 +14,7 @@ _EMPLOYER_WEIGHT: Final = (
 )
 _TASK_BONUS: Final = 0.5
 _OTHER_MATTER: Final = re.compile(  # after one of these the speaker speaks of something else than themselves
-    r"\b(?:i|we|my|our|its|need|needs|want|wants|and|busco|quiero|suche|brauche|cherche|szukam|preciso|quero)\b"
+    r"\b(?:i|we|my|our|its|about|need|needs|want|wants|and|busco|quiero|suche|brauche|cherche|szukam|preciso|quero)\b"
 )
 _SPEAKER_AFTER: Final = re.compile(
     r"'s\s|s'\s|\s+(?:\w+\s+){0,2}"
