@@ -28,7 +28,7 @@ _RUNS_ON: Final = re.compile(
     r"su)\b[^.;,]{0,28}|适合|在|跑在|用|装在|放在|আমার\s+|এই\s+)$"
 )
 _DEVICE_FOLLOWS: Final = re.compile(
-    r"\s*(?:চলবে|চলতে|জন্য|cholbe|cholte|jonno|with|has|mit|con|avec|z|com|er|e|te|তে|এ|ে|র|内存|上|端|app\b|[(,]|only\b|without|\d|:)"
+    r"\s*(?:w/|চলবে|চলতে|জন্য|cholbe|cholte|jonno|with|has|mit|con|avec|z|com|er|e|te|তে|এ|ে|র|内存|上|端|app\b|[(,]|only\b|without|\d|:)"
 )
 _NOT_THE_DEVICE: Final = re.compile(
     r"\s*(?:bot|bots|calls?|lines?|support|numbers?|conversations?|interviews?|transcripts?|agents?|"

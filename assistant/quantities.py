@@ -97,6 +97,8 @@ _NOT_MORE: Final = re.compile(
     r"\b(?:not|n't|never|no|cannot|can't|nicht|nie|pas|nao)\s+(?:\w+\s+){0,2}"
     r"(?:larger|bigger|greater|more|higher|above|over|beyond|heavier|grosser|mehr|mayor|maior|plus|wieksz\w+|wiecej)\b[^\d]{0,14}$"
 )
+_SMALLEST_MODEL_M: Final = 20  # millions of parameters: below, "5M" is of something else
+_M_TOKENS: Final = re.compile(r"\s?m\s*(?:tok|rows|users|emails|docs|documents|people|usd|dollars|euros)")
 _NOTHING: Final = re.compile(r"")
 _SIZE: Final = re.compile(r"\d\s?(?:gb|gib|mb|tb|go|g)\b")
 _NEXT_SIZE: Final = re.compile(r"\d+\s?(?:gb|gib|mb|tb|go|g)\b|,|\band\b|\bund\b|\by\b|\bet\b")
@@ -291,8 +293,9 @@ def _parameters(place: _Place) -> Mention | None:
         and not _PER_TOKENS_BEFORE.search(place.before)
     ):
         match, billions = place.after(_NOTHING), numeral.value / 1e9
-    elif (match := place.after(_M_AFTER)) is not None and _PARAMS_NEAR.search(
-        folded, place.clause.start, place.clause.end
+    elif (match := place.after(_M_AFTER)) is not None and (
+        _PARAMS_NEAR.search(folded, place.clause.start, place.clause.end)
+        or (place.says("max", 16) and numeral.value >= _SMALLEST_MODEL_M and not place.after(_M_TOKENS))
     ):
         billions = numeral.value / 1000
     else:
