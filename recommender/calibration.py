@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COVERAGE: Final = 0.9
 FEWEST_LEFT_OUT: Final = 50  # scores, below which a factor is not measured
-HIGHEST: Final = 0.94  # quantile that a factor may ask for, however few the groups are
 FOLDS: Final = 8
 
 
@@ -34,19 +33,15 @@ def factors(quality: Predictor, facts: Sequence[Candidate], usual: float) -> Flo
 
 
 def _factor(groups: Sequence[Floats], otherwise: float) -> float:
-    """The quantile that covers a group never seen, each group counting once; a few groups ask for a higher one.
-
-    Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, 2022.
-    """
+    """The quantile of what was left out, each group counting once, however many scores it has."""
     groups = [ratios for ratios in groups if len(ratios)]
     if sum(map(len, groups)) < FEWEST_LEFT_OUT:
         return otherwise
-    level = min(HIGHEST, COVERAGE * (1 + 1 / len(groups)))
     ratios = np.concatenate(groups)
     share = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
     order = np.argsort(ratios)
     summed = np.cumsum(share[order])
-    return float(ratios[order][np.searchsorted(summed, level * summed[-1])])
+    return float(ratios[order][np.searchsorted(summed, COVERAGE * summed[-1])])
 
 
 def _plain(quality: Predictor) -> Floats:

@@ -8,8 +8,9 @@ tasks and models are left out, and the intervals of a grade are scaled until the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ GRADES: Final[tuple[Grade, ...]] = (
     "metadata only",
 )
 USUAL: Final = 1.64  # standard deviations to either side hold 90 % of a normal distribution
+NEAR_TEXT: Final = 0.1  # cosine distance of descriptions at which a vote on the task has fallen to 1/e
 NEAREST: Final = 4.0  # how much more the benchmarks nearest to a need count for its level and spread
 WEIGHTS: Final[dict[Kind, Weights]] = {
     "generative": Weights(),
@@ -132,10 +134,14 @@ class Predictor:
         return fitted
 
     def predict(self, candidates: Sequence[Candidate], need: Benchmark, text: Floats | None = None) -> Prediction:
-        """Expected points of candidates for a need; `text` is the unit vector of its description.
+        """Expected points of candidates for a need.
+
+        `text` is the unit vector of its description; it also tells the task where the need does not name one.
 
         Evidence about a need is worked out once; after that a prediction is a look-up per candidate.
         """
+        if text is not None and self.texts is not None and not need.task:
+            need = replace(need, task=likely_task(text, self.benchmarks, self.texts))
         mean, deviation, grade = self._known(need, text)
         rows = np.array([self.models.get(one.id, -1) for one in candidates], dtype=np.int64)
         strangers = [one for one, row in zip(candidates, rows, strict=True) if row < 0]
@@ -193,6 +199,14 @@ class Predictor:
         grade[measured[:, cell].any(1)] = GRADES.index("measured elsewhere")
         grade[(self.here[:, cell] > 0).any(1)] = GRADES.index("measured here")
         return grade
+
+
+def likely_task(text: Floats, benchmarks: Sequence[Benchmark], texts: Floats) -> str:
+    """The task of a description: what the benchmarks say whose descriptions (n, d) are nearest to it (d)."""
+    votes: dict[str, float] = defaultdict(float)
+    for one, near in zip(benchmarks, np.exp((texts @ text - 1) / NEAR_TEXT), strict=True):
+        votes[one.task] += float(near)
+    return max(votes, key=lambda task: votes[task])
 
 
 def _aligned(scores: Floats, level: Floats, spread: Floats, expected: Floats) -> tuple[Floats, Floats]:

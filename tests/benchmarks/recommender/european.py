@@ -83,22 +83,22 @@ class European:
         }
         for column in range(count):
             seen = groups != groups[column]
-            overall = _mean(self.standard[:, seen], -9.0)
+            overall = average(self.standard[:, seen], -9.0)
             names["global mean"][:, column] = overall
-            names["nearest neighbour"][:, column] = _mean(
+            names["nearest neighbour"][:, column] = average(
                 self.standard[:, seen & (self.tasks == self.tasks[column])], overall
             )
         return names
 
     def unseen_models(self) -> dict[str, float]:
         """Rank correlation of average scores with what metadata say, each organisation left out in one of ten folds."""
-        average = np.nanmean(self.standard, axis=1)
+        mean = average(self.standard, 0.0)
         counts = (~np.isnan(self.standard)).sum(1)
         owners = [base_of(one.id).partition("/")[0] for one in self.facts]
-        return {"models": len(self.facts), "spearman": unseen(self.facts, average, counts / (counts + 2), owners)}
+        return {"models": len(self.facts), "spearman": unseen(self.facts, mean, counts / (counts + 2), owners)}
 
 
-def unseen(facts: list[Any], average: Floats, trust: Floats, owners: list[str]) -> float:
+def unseen(facts: list[Any], quality: Floats, trust: Floats, owners: list[str]) -> float:
     """Spearman's correlation of averages with predictions from metadata, owners held out in ten folds."""
     place = {owner: row for row, owner in enumerate(sorted(set(owners)))}
     folds = np.array([place[owner] % 10 for owner in owners])
@@ -106,9 +106,9 @@ def unseen(facts: list[Any], average: Floats, trust: Floats, owners: list[str]) 
     for fold in range(10):
         held = folds == fold
         known = [one for one, out in zip(facts, held, strict=True) if not out]
-        regression = Metadata.fit(known, average[~held], trust[~held])
+        regression = Metadata.fit(known, quality[~held], trust[~held])
         predicted[held] = regression.predict([one for one, out in zip(facts, held, strict=True) if out])
-    return round(float(spearmanr(predicted, average)[0]), 4)
+    return round(float(spearmanr(predicted, quality)[0]), 4)
 
 
 def fitted(evidence: Evidence, candidates: Any) -> Predictor:
@@ -118,7 +118,8 @@ def fitted(evidence: Evidence, candidates: Any) -> Predictor:
     return Predictor.fit(evidence, candidates, "generative", weights=weights)
 
 
-def _mean(scores: Floats, otherwise: Any) -> Floats:
+def average(scores: Floats, otherwise: Any) -> Floats:
+    """Mean of each row of scores, `otherwise` where it has none."""
     seen = ~np.isnan(scores)
     total = np.where(seen, scores, 0).sum(1)
     return np.where(seen.any(1), total / np.maximum(1, seen.sum(1)), otherwise)
