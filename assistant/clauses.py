@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -24,6 +25,7 @@ _CLAUSE_END: Final = re.compile(
     r"(?<!\d),|,(?!\d)|[()]|\s-+\s|\s(?:but|however|though|although|whereas|pero|aunque|aber|sondern|"
     r"jedoch|mais|cependant|ale|lecz|mas|porem|contudo|কিন্তু|তবে|kintu|tobe)\s|但|不过|可是"
 )
+_LONGEST: Final = 500  # characters of a piece: what is longer is no clause, and the work grows with its square
 _REACH: Final = 60  # characters: a negator further away belongs to something else
 
 
@@ -89,12 +91,16 @@ class Reading:
 
     def next_clause(self, clause: Piece) -> Piece | None:
         """The one after a clause, in the same sentence."""
-        after = [other for other in self.clauses if other.start >= clause.end]
-        return after[0] if after and self.sentence_at(clause.start).holds(after[0].start) else None
+        after = bisect_left(self.clauses, clause.end, key=lambda other: other.start)
+        if after == len(self.clauses) or not self.sentence_at(clause.start).holds(self.clauses[after].start):
+            return None
+        return self.clauses[after]
 
     def said(self, cue: str, piece: Piece) -> list[Hit]:
         """Where a cue stands in a piece."""
-        return [hit for hit in self.cues.get(cue, ()) if piece.holds(hit.start)]
+        hits = self.cues.get(cue, [])
+        first = bisect_left(hits, piece.start, key=lambda hit: hit.start)
+        return hits[first : bisect_left(hits, piece.end, lo=first, key=lambda hit: hit.start)]
 
     def denied(self, start: int, end: int) -> bool:
         """Whether a negator stands near characters `start` to `end`, in the same clause, and denies them."""
@@ -189,11 +195,15 @@ def _cut(folded: str, piece: Piece, at: re.Pattern[str]) -> list[Piece]:
     cuts = [match.span() for match in at.finditer(folded, piece.start, piece.end)]
     starts = [piece.start, *(end for _, end in cuts)]
     ends = [*(start for start, _ in cuts), piece.end]
-    found = [Piece(start, end) for start, end in zip(starts, ends, strict=True) if folded[start:end].strip()]
+    found = [
+        Piece(part, min(end, part + _LONGEST))
+        for start, end in zip(starts, ends, strict=True)
+        if folded[start:end].strip()
+        for part in range(start, end, _LONGEST)
+    ]
     return found or [piece]
 
 
 def _around(pieces: list[Piece], place: int) -> Piece:
     """The piece around a place, or the last one before it."""
-    before = [piece for piece in pieces if piece.start <= place]
-    return before[-1] if before else pieces[0]
+    return pieces[max(0, bisect_right(pieces, place, key=lambda piece: piece.start) - 1)]

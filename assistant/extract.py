@@ -26,7 +26,7 @@ from recommender.constraints import Constraints
 from registry.errors import BadData
 
 MAX_TURNS: Final = 200
-MAX_CHARS: Final = 20_000  # of all turns together: nobody states a need in more, and the time grows with it
+MAX_CHARS: Final = 10_000  # of all turns together: nobody states a need in more, and the time grows with it
 _CARD_REACH: Final = 24
 _TOPICAL: Final = {"task", "domain", "subdomain", "languages"}
 
