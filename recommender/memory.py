@@ -7,7 +7,7 @@
 
 What is not known of a shape is taken from how the shapes of published models grow with their size (`_usual`). All
 arguments of the functions are arrays over models, so that a million are estimated at once. Where the figures were
-checked against files that ran: tests/benchmarks/recommender/README.md.
+checked against files that ran: tests/benchmarks/recommender/hardware.json.
 """
 
 from __future__ import annotations
