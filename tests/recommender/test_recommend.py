@@ -182,6 +182,20 @@ def test_without_evidence_the_smallest_comes_first_and_nothing_is_claimed() -> N
     assert "nothing is known" in found.why[0]
 
 
+def test_bounds_are_judged_to_the_last_digit() -> None:
+    shelf = [model("one", 1, context_tokens=4_096, architecture=Architecture(quantisation="Q8_0"))]  # has one form
+    answer = ask(shelf, need()).answers[0]
+    for slot, value, less, more in (
+        ("min_tokens_per_s", answer.tokens_per_s, 0.99, 1.01),
+        ("min_context_tokens", 4_096, 1, 4_097 / 4_096),
+        ("max_parameters_b", 1.0, 1, 0.999),
+        ("memory_gb", answer.memory_gb, 1.01, 0.99),
+    ):
+        kind = int if slot == "min_context_tokens" else float
+        assert names(ask(shelf, need(**{slot: kind(value * less)}))) == ["one"]
+        assert names(ask(shelf, need(**{slot: kind(value * more)}))) == []
+
+
 @pytest.mark.parametrize("value", [5e-324, 1e-30, 1e30, 1.7e308])
 def test_numbers_without_end_are_judged_like_others(value: float) -> None:
     shelf = [model("one", 1), model("two", 100), model("far", None, weights="api", price_usd_per_mtok=1.0)]
