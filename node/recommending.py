@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from node.bases import read_manifest
 from node.context import Node
 from node.tree import Place, list_tree
+from recommender.advisor import Advisor
 from recommender.answers import Recommendation, Recommendations
 from recommender.candidate import Architecture, Candidate
 from recommender.constraints import Constraints, Stated
@@ -50,6 +51,10 @@ class Shelf:
     ) -> Recommendations:
         """The models that meet a need on a machine, best first."""
         return recommend(need, self._index(now, tree_only), machine, predict=shipped_quality(), count=count)
+
+    def advisor(self, machine: Machine, now: datetime, *, tree_only: bool = False) -> Advisor:
+        """The catalogue as it is now, for a conversation about models on a machine."""
+        return Advisor(self._index(now, tree_only), machine, shipped_quality())
 
     def _index(self, now: datetime, tree_only: bool) -> Index:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
