@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Final
 
 import numpy as np
@@ -26,17 +26,20 @@ LIKE: Final[Mapping[str, str]] = {
 }
 
 
-def expected_quality(predictors: Mapping[Kind, Predictor]) -> Predict:
-    """The function that ranking asks; a model of a kind that has no predictor is of unknown quality."""
+def expected_quality(predictor_of: Mapping[Kind, Callable[[], Predictor]]) -> Predict:
+    """The function that ranking asks; a model of a kind that has no predictor is of unknown quality.
+
+    A predictor is asked for when a model of its kind is: to fit one takes most of a second.
+    """
 
     def predict(candidates: Sequence[Candidate], constraints: Constraints) -> Quality:
         mean, low, high = (np.full(len(candidates), np.nan) for _ in range(3))
         grades = [""] * len(candidates)
-        for kind, predictor in predictors.items():
+        for kind, predictor in predictor_of.items():
             rows = [row for row, one in enumerate(candidates) if one.kind == kind]
             if not rows:
                 continue
-            found = predictor.predict([candidates[row] for row in rows], need_of(constraints, kind))
+            found = predictor().predict([candidates[row] for row in rows], need_of(constraints, kind))
             mean[rows], low[rows], high[rows] = found.mean, found.low, found.high
             for row, grade in zip(rows, found.grade, strict=True):
                 grades[row] = GRADES[int(grade)]
@@ -47,12 +50,12 @@ def expected_quality(predictors: Mapping[Kind, Predictor]) -> Predict:
 
 @cache
 def shipped_quality() -> Predict:
-    """Expected quality by the snapshot alone; a second or two at the first call."""
+    """Expected quality by the snapshot alone."""
     from recommender.snapshot.files import read  # pyarrow
 
     snapshot = read()
     kinds: tuple[Kind, ...] = ("generative", "encoder", "embedding")
-    return expected_quality({kind: snapshot.quality(kind) for kind in kinds})
+    return expected_quality({kind: cache(partial(snapshot.quality, kind)) for kind in kinds})
 
 
 def need_of(constraints: Constraints, kind: Kind) -> Benchmark:

@@ -152,7 +152,7 @@ class Predictor:
         standard[rows < 0] = self.metadata.predict(strangers)
         half = self.factors[grades.astype(np.int64)] * width * spread
         points = level + spread * standard
-        return Prediction(points, points - half, np.minimum(points + half, 100.0), grades)
+        return Prediction(points, np.maximum(points - half, 0.0), np.minimum(points + half, 100.0), grades)
 
     def scale(self, across: Floats, of: Mask | slice = slice(None)) -> tuple[float, float]:
         """Level and spread, in points, of a benchmark with this covariance (d) with those that `of` picks."""

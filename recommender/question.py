@@ -66,7 +66,7 @@ class Question:
     def order(self, rows: Rows, quality: Quality) -> Rows:
         """Positions in `rows` from the best answer to the worst."""
         memory = self.fits.memory_gb[rows].astype(np.float64)
-        return by_score(quality.mean, self.unmet[rows], self.vague[rows], memory)
+        return by_score(quality, self.unmet[rows], self.vague[rows], memory)
 
     def answers(self, rows: Rows, quality: Quality, survivors: int, count: int) -> Recommendations:
         """The best of the rows that were scored, with reasons."""

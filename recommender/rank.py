@@ -1,6 +1,8 @@
 """Which of the models that meet every rule is the best answer, and which others give something for something.
 
-The score of an answer is its expected quality in points, less `WISH_POINTS` for every wish that it does not meet. On
+The score of an answer is its expected quality in points, less `CAUTION` of what it may fall short of that, less
+`WISH_POINTS` for every wish that it does not meet. Without caution the first of thousands would be one of which little
+is known and too much was expected (the winner's curse, Thaler 1988). On
 the Pareto front stand the models that no other beats in quality, memory, speed, licence and price at once.
 """
 
@@ -19,6 +21,8 @@ from recommender.memory import Floats
 
 # Points of quality, 0 to 100, that a wish is worth: about the half width of an interval without direct evidence.
 WISH_POINTS: Final = 5.0
+# Of the way from the expected quality down to the low end of its 90 % interval.
+CAUTION: Final = 0.5
 # Above so many survivors only the most promising are scored.
 SHORTLIST: Final = 4_000
 # Differences that nobody can feel do not put a model on the front.
@@ -47,12 +51,13 @@ def unknown_quality(candidates: Sequence[Candidate], _: Constraints) -> Quality:
     return Quality(nothing, nothing, nothing, [""] * len(candidates))
 
 
-def by_score(mean: Floats, unmet_wishes: Floats, vague: Floats, memory_gb: Floats) -> Rows:
+def by_score(quality: Quality, unmet_wishes: Floats, vague: Floats, memory_gb: Floats) -> Rows:
     """Positions from the best answer to the worst; unknown quality is last.
 
     Of equals comes first what was made for the very need (the least `vague`), then the smaller, then the earlier.
     """
-    score = np.where(np.isnan(mean), -np.inf, mean) - WISH_POINTS * unmet_wishes
+    safe = quality.mean - CAUTION * (quality.mean - quality.low)
+    score = np.where(np.isnan(safe), -np.inf, safe) - WISH_POINTS * unmet_wishes
     return np.lexsort((np.arange(len(score)), np.where(np.isnan(memory_gb), np.inf, memory_gb), vague, -score))
 
 

@@ -152,7 +152,7 @@ def test_later_evidence_replaces_earlier_of_the_same_cell() -> None:
 def test_a_need_in_words_of_constraints_becomes_expected_quality() -> None:
     candidates, evidence = world(20)
     predictor = Predictor.fit(evidence, candidates, "generative", factors_known=[1.64] * 5)
-    predict = expected_quality({"generative": predictor})
+    predict = expected_quality({"generative": lambda: predictor})
     constraints = Constraints(task=Stated(value="summarization"), languages=Stated(value=("da",)))
     encoder = Candidate("an/encoder", "table", "encoder")
     found = predict([*candidates.values(), encoder], constraints)
