@@ -47,6 +47,7 @@ class Inbox:
     port: int
     folder: Path
     made: int = 0
+    taken: int = 0
 
     def prepare(self, senders: int, updates: int) -> list[Path]:
         """A folder of signed updates for each sender, from keys that are new and enrolled."""
@@ -68,10 +69,11 @@ class Inbox:
         place.with_suffix(".envelope").write_bytes(seal_document(update_of(self.node, child, data), child.key))
 
     def take(self, folders: Sequence[Path]) -> list[list[tuple[float, float]]]:
-        """Let the senders send, all at once; the moments of each."""
+        """Let the senders send, all at once; the moments of each. Nobody sends from an address of an earlier round."""
+        self.taken += 1
         started = [
             subprocess.Popen(
-                [sys.executable, "-I", SENDER, folder, str(self.port), f"127.0.1.{number + 1}"],
+                [sys.executable, "-I", SENDER, folder, str(self.port), f"127.0.{self.taken}.{number + 1}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
