@@ -108,6 +108,19 @@ class Lexicon:
                 yield from (Hit(start, at, key, phrase) for key, phrase in place[_END])
 
 
+def longest(hits: Iterable[Hit]) -> list[Hit]:
+    """Without hits that lie within longer ones: an employment contract is not two topics."""
+    kept: list[Hit] = []
+    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end)):
+        if any(
+            other.start <= hit.start and hit.end <= other.end and other.end - other.start > hit.end - hit.start
+            for other in kept
+        ):
+            continue
+        kept.append(hit)
+    return kept
+
+
 @lru_cache(maxsize=64)
 def _starts(flat: str) -> tuple[int, ...]:
     """Where phrases may begin; every lexicon asks it of the same few texts."""

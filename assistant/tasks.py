@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from assistant.clauses import Reading
-from assistant.lexicon import Hit
+from assistant.lexicon import Hit, longest
 from assistant.mention import Mention
 
 _STRONG: Final = 2.0
@@ -28,7 +28,7 @@ def tasks(reading: Reading, named: list[Mention]) -> list[Mention]:
 
 def _strong(reading: Reading) -> list[Mention]:
     found = []
-    for hit in _longest(reading.find("tasks", "strong")):
+    for hit in longest(reading.find("tasks", "strong")):
         if _denied(reading, hit):
             found.append(Mention("task", hit.key, hit.start, hit.end, True, "denied", 0))
             continue
@@ -47,7 +47,7 @@ def _weak(reading: Reading) -> list[Mention]:
 
 def _extractions(reading: Reading) -> list[Mention]:
     """A verb that takes out and a thing that is taken out, in one sentence: the verb is the mention."""
-    hits = _longest(reading.find("tasks", "pair"))
+    hits = longest(reading.find("tasks", "pair"))
     things = [hit for hit in hits if hit.key == "entity"]
     found = []
     for verb in hits:
@@ -75,15 +75,3 @@ def _from_to(reading: Reading, named: list[Mention]) -> list[Mention]:
 
 def _denied(reading: Reading, hit: Hit) -> bool:
     return reading.denied_before(hit.start, 4)
-
-
-def _longest(hits: list[Hit]) -> list[Hit]:
-    kept: list[Hit] = []
-    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end)):
-        if any(
-            other.start <= hit.start and hit.end <= other.end and other.end - other.start > hit.end - hit.start
-            for other in kept
-        ):
-            continue
-        kept.append(hit)
-    return kept

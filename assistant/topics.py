@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from assistant.clauses import Piece, Reading
-from assistant.lexicon import Hit
+from assistant.lexicon import Hit, longest
 from assistant.mention import Mention
 
 _EMPLOYER_WEIGHT: Final = (
@@ -30,7 +30,7 @@ _GENERAL_WEIGHT: Final = 0.9
 def topics(reading: Reading, tasks: list[Mention]) -> list[Mention]:
     """Every topic that a turn speaks of, as `domain` mentions whose `kind` is the subdomain or empty."""
     found = []
-    for hit in _longest(reading.find("topics")):
+    for hit in longest(reading.find("topics")):
         if hit.key == "none":
             continue
         if not reading.states(hit.start) or reading.denied_before(hit.start, 2):
@@ -74,16 +74,3 @@ def _names_speaker(reading: Reading, hit: Hit, clause: Piece) -> bool:
         for cue in reading.said("employer", clause)
     )
     return before or _SPEAKER_AFTER.match(reading.folded, hit.end) is not None
-
-
-def _longest(hits: list[Hit]) -> list[Hit]:
-    """Without hits that lie within longer ones: an employment contract is not two topics."""
-    kept: list[Hit] = []
-    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end)):
-        if any(
-            other.start <= hit.start and hit.end <= other.end and other.end - other.start > hit.end - hit.start
-            for other in kept
-        ):
-            continue
-        kept.append(hit)
-    return kept
