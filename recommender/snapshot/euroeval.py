@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from pathlib import Path
 from typing import Final
 
 from recommender.candidate import Architecture, Candidate, Kind
 from recommender.evidence import Benchmark, Evidence, Measurement
+from recommender.snapshot.cells import amount
 
 SOURCE: Final = "EuroEval"
 LICENSE: Final = "MIT"
@@ -65,8 +65,8 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def _candidate(row: dict[str, str]) -> Candidate:
     kind: Kind = "encoder" if row["type"] == _ENCODER else "generative"
     name = base_of(row["model"]).partition("#")[0]
-    context = _TOO_SHORT.get(name) or _number(row["context"])
-    parameters, vocabulary = _number(row["parameters"]), _number(row["vocabulary"])
+    context = _TOO_SHORT.get(name) or amount(row["context"])
+    parameters, vocabulary = amount(row["parameters"]), amount(row["vocabulary"])
     return Candidate(
         row["model"],
         "table",
@@ -92,11 +92,3 @@ def _benchmark(row: dict[str, str], language: str, kind: Kind) -> Benchmark:
         source=SOURCE,
         license=LICENSE,
     )
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number > 0 else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ import langcodes
 
 from recommender.candidate import Architecture, Candidate
 from recommender.evidence import Benchmark, Evidence, Measurement
+from recommender.snapshot.cells import amount
 from recommender.snapshot.licences import licence, sellable
 
 SOURCE: Final = "MTEB"
@@ -49,8 +49,8 @@ def _rows(content: bytes) -> list[dict[str, str]]:
 
 def _candidate(row: dict[str, str]) -> Candidate:
     spdx = licence(row["license"])
-    size, memory = _number(row["n_parameters"]), _number(row["memory_usage_mb"])
-    context, width = _number(row["max_tokens"]), _number(row["embed_dim"])
+    size, memory = amount(row["n_parameters"]), amount(row["memory_usage_mb"])
+    context, width = amount(row["max_tokens"]), amount(row["embed_dim"])
     return Candidate(
         row["name"],
         "table",
@@ -88,11 +88,3 @@ def codes(listed: str) -> tuple[str, ...]:
     """ISO 639-1 codes (639-3 where there is none) of languages as MTEB writes them: "eng-Latn|deu-Latn"."""
     parts = {part.partition("-")[0] for part in listed.split("|") if part}
     return tuple(sorted({langcodes.standardize_tag(part) for part in parts if langcodes.tag_is_valid(part)}))
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number > 0 else None
