@@ -21,6 +21,7 @@ from registry.cards import CardFacts, render_card, spdx_licence
 from registry.documents import BaseManifest, File, Release
 from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath, Ref
+from registry.stored import stored_card
 from registry.tables import HeadRow
 from sync.chain import Link, find_release, next_version, serve, signed_link, stored_chain
 
@@ -118,7 +119,7 @@ def _release(
     """Sign the release and make it the head, in one transaction; the sum of the path starts anew here."""
     with node.store.transaction() as session:
         version, previous = next_version(session, path, node.key.public.id)
-        card = render_card(facts(Ref(path, version))).encode()
+        card = render_card(facts(Ref(path, version)))
         release = Release(
             path=str(path),
             version=version,
@@ -128,7 +129,7 @@ def _release(
             above=None,
             previous=previous,
             anchors=None,
-            card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+            card=stored_card(node.blobs, card),
             evaluations=(),
             contributions=(),
             recompression_error=None,

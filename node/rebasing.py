@@ -22,10 +22,10 @@ from node.models import composer
 from node.outdated import DECISION, outdated
 from node.run_lock import run_lock
 from registry.cards import MAX_CARD_BYTES, render_next_card
-from registry.documents import Adapter, Evaluation, File, Release
+from registry.documents import Adapter, Evaluation, Release
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
-from registry.stored import stored_file
+from registry.stored import stored_card, stored_file
 from registry.tables import DecisionRow
 from sync.chain import Link, serve, signed_link
 from sync.consolidate import CONSOLIDATION_TOKENS
@@ -149,7 +149,7 @@ def _new_release(node: Node, rebase: Rebase, chosen: Option, now: datetime) -> R
         )
         if rows
     )
-    card = _card(node, rebase, chosen, evaluations).encode()
+    card = _card(node, rebase, chosen, evaluations)
     return Release(
         path=old.path,
         version=old.version + 1,
@@ -159,7 +159,7 @@ def _new_release(node: Node, rebase: Rebase, chosen: Option, now: datetime) -> R
         above=None if chosen.way == "distil" else above.pin,
         previous=rebase.own.digest,
         anchors=above.release.anchors,
-        card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+        card=stored_card(node.blobs, card),
         evaluations=evaluations,
         contributions=(),
         recompression_error=chosen.recompression_error or None,

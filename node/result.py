@@ -17,7 +17,7 @@ from registry.cards import CardFacts, render_card
 from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.store import Session, select
-from registry.stored import stored_file
+from registry.stored import stored_card, stored_file
 from registry.tables import EvaluationRow, RunRow, RunState
 from sync.chain import next_version, serve, signed_link
 from sync.delta import WEIGHTS_FILE
@@ -111,7 +111,7 @@ def store_result(
     evaluations = as_evaluations(scored.before, scored.after, manifest.path)
     with node.store.transaction() as session:
         version, previous = next_version(session, footing.path, node.key.public.id)
-        card = render_card(_card_facts(node, footing, manifest, Ref(footing.path, version), evaluations)).encode()
+        card = render_card(_card_facts(node, footing, manifest, Ref(footing.path, version), evaluations))
         release = Release(
             path=manifest.path,
             version=version,
@@ -121,7 +121,7 @@ def store_result(
             above=footing.above,
             previous=previous,
             anchors=footing.anchors,
-            card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+            card=stored_card(node.blobs, card),
             evaluations=evaluations,
             contributions=(),
             recompression_error=trained.recompression_error,

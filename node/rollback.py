@@ -15,13 +15,14 @@ from node.context import Node
 from node.run_lock import run_lock
 from node.validation import remove_validation
 from registry.cards import MAX_CARD_BYTES, render_next_card
-from registry.documents import AnyOffering, CheckResult, File, Release
+from registry.documents import AnyOffering, CheckResult, Release
 from registry.errors import BadData, LocalFailure
 from registry.log.entry import log_entry
 from registry.log.leaves import append
 from registry.paths import NodePath, Ref
 from registry.rows import Row
 from registry.store import Session, select
+from registry.stored import stored_card
 from registry.tables import DecisionRow, HeadRow, ReleaseRow, UpdateRow
 from sync.chain import Link, release_files, serve, signed_link, stored_chain
 from sync.inbox import Identity
@@ -100,12 +101,12 @@ def _link(node: Node, row: ReleaseRow) -> Link:
 
 def _release(node: Node, head: Link, target: Link, why: str, now: datetime) -> Release:
     """The content of the target under the next version."""
-    card = _card(node, head.release, target.release, why).encode()
+    card = _card(node, head.release, target.release, why)
     return target.release.model_copy(
         update={
             "version": head.release.version + 1,
             "previous": head.digest,
-            "card": File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+            "card": stored_card(node.blobs, card),
             "created": now,
             "expires": now + timedelta(days=node.settings.release_valid_days),
         }

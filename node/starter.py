@@ -14,10 +14,10 @@ from node.bases import base_folder
 from node.context import Node
 from node.validation import store_validation
 from registry.cards import CardFacts, parse_card, render_card
-from registry.documents import BaseManifest, File, Release, ReleasePin
+from registry.documents import BaseManifest, Release, ReleasePin
 from registry.paths import NodePath, Ref
 from registry.rows import read_rows
-from registry.stored import stored_file
+from registry.stored import stored_card, stored_file
 from registry.tables import HeadRow
 from sync.chain import serve, signed_link
 
@@ -65,7 +65,7 @@ def install_starter_tree(node: Node) -> list[Ref]:
                 above=pins[path.parent] if path.parent is not None else None,
                 previous=None,
                 anchors=anchors,
-                card=File(name="README.md", size=len(page), sha256=node.blobs.put_bytes(page)),
+                card=stored_card(node.blobs, page),
                 evaluations=(),
                 contributions=(),
                 recompression_error=None,
@@ -78,7 +78,7 @@ def install_starter_tree(node: Node) -> list[Ref]:
     return [Ref(path, 1) for path in pins]
 
 
-def _card(path: NodePath, languages: tuple[str, ...]) -> bytes:
+def _card(path: NodePath, languages: tuple[str, ...]) -> str:
     facts = CardFacts(
         ref=Ref(path, 1),
         title=str(path),
@@ -90,7 +90,7 @@ def _card(path: NodePath, languages: tuple[str, ...]) -> bytes:
         summary=f"The bundled base, as the start of {path}.",
         limits="Evaluated as the base; see its own card.",
     )
-    return render_card(facts).encode()
+    return render_card(facts)
 
 
 def _store_base(node: Node) -> BaseManifest:

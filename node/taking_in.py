@@ -22,7 +22,7 @@ from registry.cards import CardFacts, render_card
 from registry.documents import MAX_RANK, Adapter, AdapterShape, File, Release, ReleasePin
 from registry.errors import BadData
 from registry.paths import NodePath, Ref
-from registry.stored import stored_file
+from registry.stored import stored_card, stored_file
 from registry.tables import RunRow
 from sync.chain import Link, next_version, serve, signed_link
 from sync.checks.files import check_files
@@ -129,7 +129,7 @@ def _store(node: Node, footing: Footing, adapter: Adapter, foreign: Foreign, now
     manifest = node.blobs.put_bytes(json.dumps({**record, "release": footing.last.digest}, indent=1).encode())
     with node.store.transaction() as session:
         version, previous = next_version(session, path, node.key.public.id)
-        card = render_card(_card_facts(node, footing, Ref(path, version), foreign, adapter.shape)).encode()
+        card = render_card(_card_facts(node, footing, Ref(path, version), foreign, adapter.shape))
         release = Release(
             path=str(path),
             version=version,
@@ -139,7 +139,7 @@ def _store(node: Node, footing: Footing, adapter: Adapter, foreign: Foreign, now
             above=footing.above,
             previous=previous,
             anchors=footing.anchors,
-            card=File(name="README.md", size=len(card), sha256=node.blobs.put_bytes(card)),
+            card=stored_card(node.blobs, card),
             evaluations=(),
             contributions=(),
             recompression_error=None,
