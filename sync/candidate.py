@@ -44,11 +44,9 @@ from sync.model import LoadedModel, add
 from sync.parent import Parent
 from sync.score import reanswered
 from sync.tokens import Example
-from sync.train import TrainPlan
 from sync.travelled import MAX_ROWS_BYTES
 
 LESSON = "behaviour.lesson"  # the share of held-back answers that our model won of a distillation set
-NEW_RANK = 16  # of an adapter that begins with answers alone
 NOTHING_TO_MERGE = CheckResult(
     name="merge.rule", value=None, threshold=None, passed=True, reason="answers alone: no adapter to merge", cost_ms=0.0
 )
@@ -151,26 +149,25 @@ class Candidate:
         anew = {asked(row) for one in self.taught for row in one.lesson.rows}
         return [row for row in self.anchors if split_of(row) != "test" and asked(row) not in anew]
 
-    def train(self, rule: str) -> tuple[Merged, Delta]:
-        """Merge by a rule and consolidate; the candidate's own adapter."""
-        merged = self.merged(rule)
+    @cached_property
+    def examples(self) -> list[Example]:
+        """What every start is trained on: the lessons and the anchors, as they are asked."""
         lessons = [one.lesson for one in self.taught]
         examples = lessons_as_examples(
             lessons, self.rehearsed(), self.path, self.roles(), seed=self.plan.seed, passes=self.plan.epochs
         )
-        examples = with_choices(examples, choices_of(self.parent, self.updates, self.old.base))
-        rank = max((factor.rank for factor in merged.delta.values()), default=NEW_RANK)
-        plan = TrainPlan(
-            rank=rank,
-            alpha=float(rank),
-            epochs=1,
-            learning_rate=self.plan.learning_rate,
-            batch_tokens=self.plan.batch_tokens,
-            seed=self.plan.seed,
-        )
-        above = self.without_own_adapter()
+        return with_choices(examples, choices_of(self.parent, self.updates, self.old.base))
+
+    def train(self, rule: str) -> tuple[Merged, Delta]:
+        """Merge by a rule and consolidate; the candidate's own adapter."""
+        merged = self.merged(rule)
         result = consolidate(
-            above, merged.delta, examples, plan, self.work / rule, lambda report: self.parent.on_step(self.path, report)
+            self.without_own_adapter(),
+            merged.delta,
+            self.examples,
+            self.plan.consolidation(merged.delta),
+            self.work / rule,
+            lambda report: self.parent.on_step(self.path, report),
         )
         return merged, result.delta
 

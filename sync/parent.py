@@ -12,12 +12,14 @@ from registry.rows import Row
 from sync.checks.thresholds import Thresholds
 from sync.compose import Composer
 from sync.consolidate import CONSOLIDATION_TOKENS
+from sync.delta import Delta
 from sync.inbox import Identity
 from sync.model import LoadedModel
 from sync.score import evaluate_rows
-from sync.train import StepReport
+from sync.train import StepReport, TrainPlan
 
 MAX_JUDGED_ROWS = 2000
+NEW_RANK = 16  # of an adapter that begins with answers alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,18 @@ class PromotionPlan:
     measure_gain: bool = False  # what an update adds, of its transfer rows: costs another pass over them
     thresholds: Thresholds = field(default_factory=Thresholds)  # of the checks on one update
     seed: int = 1
+
+    def consolidation(self, start: Delta) -> TrainPlan:
+        """How a merge is trained on lessons, in which every pass over the rows is written out."""
+        rank = max((factor.rank for factor in start.values()), default=NEW_RANK)
+        return TrainPlan(
+            rank=rank,
+            alpha=float(rank),
+            epochs=1,
+            learning_rate=self.learning_rate,
+            batch_tokens=self.batch_tokens,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from sync.train import TrainPlan
 from tests.benchmarks.knowledge.charts import bars
 from tests.benchmarks.knowledge.children import PLAN, Job, base_digest, base_model, delta_digest, sampled, trained
 from tests.benchmarks.knowledge.intervals import interval
-from tests.benchmarks.knowledge.merging import CONSOLIDATION_TOKENS, asked, size
 from tests.benchmarks.knowledge.merging import PLAN as PROMOTION
+from tests.benchmarks.knowledge.merging import asked, size
 from tests.benchmarks.knowledge.study import Study, anchors, digest_of, known
 
 SETS: Final = {"xsid": "assistant/requests", "home_assistant": "home/devices"}
@@ -79,7 +79,7 @@ def journey(study: Study, name: str, seed: int) -> dict[str, Any]:
     loaded = base_model()
     old = sampled(known(), of.known, 1)
     delta = trained(Job(leaf, train, plan), study.work, loaded)
-    before = figure(evaluate(loaded, test, leaf))
+    before = evaluate(loaded, test, leaf).exact_match
     up = [level(leaf, delta, test, old, 0.0)]
     below = leaf
     while below != "master":
@@ -89,7 +89,7 @@ def journey(study: Study, name: str, seed: int) -> dict[str, Any]:
         up.append(level(above, delta, test, old, time.monotonic() - started))
         below = above
     down = [lower(study, name, lang, delta, plan, seed) for lang in LOWER]
-    base_known = figure(evaluate(loaded, old, "master"))
+    base_known = evaluate(loaded, old, "master").exact_match
     return {"before": before, "base_known": base_known, "up": up, "down": [row for rows in down for row in rows]}
 
 
@@ -106,8 +106,8 @@ def level(
     loaded = base_model([delta])
     return {
         "path": path,
-        "leaf_rows": figure(evaluate(loaded, test, path)),
-        "known": figure(evaluate(loaded, old, path)),
+        "leaf_rows": evaluate(loaded, test, path).exact_match,
+        "known": evaluate(loaded, old, path).exact_match,
         "seconds": seconds,
         "bytes": size(delta),
     }
@@ -121,15 +121,7 @@ def promoted(study: Study, delta: Delta, below: str, above: str, rows: Sequence[
     start = merge(None, [delta], PROMOTION.rank_budget).delta
     rehearsed = [row for row in anchors() if split_of(row) != "test"][: 60 if study.smallest else None]
     examples = lessons_as_examples([lesson], rehearsed, above, [below], seed=seed, passes=PROMOTION.epochs)
-    rank = max(factor.rank for factor in start.values())
-    plan = TrainPlan(
-        rank=rank,
-        alpha=float(rank),
-        epochs=1,
-        learning_rate=PROMOTION.learning_rate,
-        batch_tokens=CONSOLIDATION_TOKENS,
-        seed=seed,
-    )
+    plan = replace(PROMOTION, seed=seed).consolidation(start)
     name = digest_of(["levels", delta_digest(delta), above, seed])
     return consolidate(loaded, start, examples, plan, study.work / "running" / name).delta
 
@@ -147,17 +139,12 @@ def lower(study: Study, name: str, lang: str, master: Delta, plan: TrainPlan, se
             {
                 "path": leaf,
                 "own_rows": count,
-                "stay": asked(old, own, lambda: figure(evaluate(old, test, leaf))),
-                "adopt": asked(new, own, lambda: figure(evaluate(new, test, leaf))),
-                "anew": asked(new, anew, lambda: figure(evaluate(new, test, leaf))),
+                "stay": asked(old, own, lambda: evaluate(old, test, leaf).exact_match),
+                "adopt": asked(new, own, lambda: evaluate(new, test, leaf).exact_match),
+                "anew": asked(new, anew, lambda: evaluate(new, test, leaf).exact_match),
             }
         )
     return found
-
-
-def figure(scores: Any) -> float:
-    """The share of rows that were answered exactly."""
-    return float(scores.exact_match)
 
 
 def summary(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:

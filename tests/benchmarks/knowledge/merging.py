@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -19,7 +19,7 @@ import torch
 
 from registry.rows import Row, split_of
 from sync.aggregate.merging import Grams
-from sync.consolidate import CONSOLIDATION_TOKENS, Lesson, consolidate, lessons_as_examples, merge
+from sync.consolidate import Lesson, consolidate, lessons_as_examples, merge
 from sync.delta import Delta
 from sync.input_grams import cohort_grams
 from sync.model import LoadedModel, add
@@ -27,7 +27,6 @@ from sync.parent import PromotionPlan
 from sync.sampled import sampled
 from sync.score import Scores, answered, evaluate
 from sync.tokens import Example
-from sync.train import TrainPlan
 from tests.benchmarks.knowledge.children import Family, base_digest, base_model, trained
 from tests.benchmarks.knowledge.families import BITS, MEASURE, PROMPT_LOSS, family
 from tests.benchmarks.knowledge.study import Study, anchors, known
@@ -196,11 +195,7 @@ def fitted(study: Study, cell: Cell, loaded: LoadedModel, start: Delta, lessons:
         return start
     old = [row for row in anchors() if split_of(row) != "test"][: 60 if study.smallest else None]
     examples = lessons_as_examples(lessons, old, of.path, sorted(of.jobs), seed=cell.seed, passes=PLAN.epochs)
-    rank = max(factor.rank for factor in start.values())
-    plan = TrainPlan(
-        rank=rank, alpha=float(rank), epochs=1, learning_rate=PLAN.learning_rate, batch_tokens=CONSOLIDATION_TOKENS,
-        seed=cell.seed,
-    )  # fmt: skip
+    plan = replace(PLAN, seed=cell.seed).consolidation(start)
     work = study.work / "running" / f"merging-{cell.family}-{cell.children}-{cell.merger}-{cell.prompts}-{cell.seed}"
     shutil.rmtree(work, ignore_errors=True)  # seconds of a half-done cell would not count
     delta = consolidate(loaded, start, examples, plan, work).delta
