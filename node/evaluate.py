@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,9 +10,9 @@ from pathlib import Path
 from node.context import Node
 from node.datasets import load as load_rows
 from node.models import load
+from registry.evidence import RowsOf, measured
 from registry.paths import Ref
-from registry.tables import EvaluationRow
-from sync.score import evaluate as score
+from sync.score import evaluate_rows
 
 
 def evaluate(
@@ -26,20 +24,12 @@ def evaluate(
     """
     rows = load_rows(data)
     digest, loaded = load(node, ref)
-    scores = score(loaded, rows, str(ref.path), on_progress)
-    with data.open("rb") as stream:
-        dataset = hashlib.file_digest(stream, "sha256").hexdigest()
+    scores, right = evaluate_rows(loaded, rows, str(ref.path), on_progress)
+    machine = platform.processor() or platform.machine()
+    now = datetime.now(UTC)
+    of = RowsOf.of(rows)
     with node.store.transaction() as session:
         session.add(
-            EvaluationRow(
-                release=digest,
-                path=str(ref.path),
-                dataset=dataset,
-                metrics=json.dumps(scores.metrics()),
-                rows=scores.rows,
-                seconds=scores.seconds,
-                machine=platform.processor() or platform.machine(),
-                created=datetime.now(UTC),
-            )
+            measured(str(ref.path), digest, of, scores.metrics(), scores.rows, now, machine=machine, right=right)
         )
     return {"path": str(ref.path), "release": digest, "data": str(data), "rows": scores.rows, **scores.metrics()}

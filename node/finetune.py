@@ -92,7 +92,7 @@ def _run(node: Node, prepared: Prepared, on_progress: OnProgress, now: Callable[
             training = Training(node, prepared.footing, manifest, prepared.material, folder, on_progress)
             scored = training.scored()
             seconds = time.monotonic() - started
-            outcome = store_result(node, prepared.footing, manifest, scored, seconds=seconds, now=now())
+            outcome = store_result(node, prepared, scored, seconds=seconds, now=now())
     except BanyanError as error:
         with suppress(BanyanError):  # where the disk is full, the database cannot be told either
             note_run(node, manifest, "failed", {"error": error.message}, now())

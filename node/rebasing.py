@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import random
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from node.outdated import DECISION, outdated
 from node.run_lock import run_lock
 from registry.cards import MAX_CARD_BYTES, render_next_card
 from registry.documents import Adapter, Evaluation, Release
+from registry.evidence import RowsOf, measured
 from registry.paths import NodePath, Ref
 from registry.rows import Row, read_rows
 from registry.stored import stored_card, stored_file
@@ -134,7 +136,12 @@ def _store(node: Node, rebase: Rebase, options: list[Option], chosen: Option, no
         if chosen.way == "stay":
             return rebase.own.release.version
         release = _new_release(node, rebase, chosen, now)
-        serve(session, signed_link(release, node.key), now)
+        link = signed_link(release, node.key)
+        serve(session, link, now)
+        figures = {"exact_match": chosen.own_rows}
+        if count := len(rebase.own_test):
+            of = RowsOf.of(rebase.own_test)
+            session.add(measured(release.path, link.digest, of, figures, count, now, machine=platform.machine()))
     return release.version
 
 

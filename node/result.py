@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,14 +12,17 @@ from node.bases import read_manifest
 from node.context import Node
 from node.footing import Footing
 from node.manifest import RunManifest
+from node.material import Material
 from node.measure import Measured, as_evaluations
+from node.preparation import Prepared
 from node.training import Scored
 from registry.cards import CardFacts, render_card
 from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
+from registry.evidence import GENERAL, RowsOf, measured
 from registry.paths import NodePath, Ref
 from registry.store import Session, select
 from registry.stored import stored_card, stored_file
-from registry.tables import EvaluationRow, RunRow, RunState
+from registry.tables import EvidenceRow, RunRow, RunState
 from sync.chain import next_version, serve, signed_link
 from sync.delta import WEIGHTS_FILE
 
@@ -102,11 +106,9 @@ def _keep_run(
     row.manifest, row.adapter, row.detail, row.changed = manifest.digest, adapter, detail, now
 
 
-def store_result(
-    node: Node, footing: Footing, manifest: RunManifest, scored: Scored, *, seconds: float, now: datetime
-) -> Outcome:
+def store_result(node: Node, prepared: Prepared, scored: Scored, *, seconds: float, now: datetime) -> Outcome:
     """Store the adapter, then in one transaction the signed release, the head, the figures and the end of the run."""
-    trained = scored.adapter
+    footing, manifest, trained = prepared.footing, prepared.manifest, scored.adapter
     file = stored_file(node.blobs, trained.file, WEIGHTS_FILE)
     evaluations = as_evaluations(scored.before, scored.after, manifest.path)
     with node.store.transaction() as session:
@@ -131,8 +133,8 @@ def store_result(
         link = signed_link(release, node.key)
         outcome = _outcome(link.pin, file, scored, seconds)
         serve(session, link, now)
-        session.add_all(_evidence(manifest, footing.last.digest, scored.before, now))
-        session.add_all(_evidence(manifest, link.digest, scored.after, now))
+        session.add_all(_evidence(manifest, prepared.material, footing.last.digest, scored.before, now))
+        session.add_all(_evidence(manifest, prepared.material, link.digest, scored.after, now))
         _keep_run(session, manifest, "done", outcome.model_dump_json(), adapter=file.sha256, now=now)
     return outcome
 
@@ -181,22 +183,16 @@ def _card_facts(
     )
 
 
-def _evidence(manifest: RunManifest, release: str, measured: Measured, now: datetime) -> list[EvaluationRow]:
-    """The figures of one release as rows of this node's evidence."""
-    sets = [(manifest.data.sha256, measured.own), (manifest.ground.anchors, measured.anchors)]
-    if manifest.continuing:
-        sets += zip((one.sha256 for one in manifest.continuing.earlier), measured.earlier, strict=True)
+def _evidence(
+    manifest: RunManifest, material: Material, release: str, scored: Measured, now: datetime
+) -> list[EvidenceRow]:
+    """The figures of one release as rows of this node's evidence. Old knowledge is of every part of the tree."""
+    sets = [(RowsOf.of(material.test), scored.own)]
+    old = RowsOf.of([example.row for example in material.anchors])
+    sets += [(replace(old, domains=(GENERAL,)), scored.anchors)]
+    sets += [(RowsOf.of(run.test), figures) for run, figures in zip(material.earlier, scored.earlier, strict=True)]
     return [
-        EvaluationRow(
-            release=release,
-            path=manifest.path,
-            dataset=digest,
-            metrics=json.dumps(figures.metrics()),
-            rows=figures.rows,
-            seconds=figures.seconds,
-            machine=str(manifest.machine),
-            created=now,
-        )
-        for digest, figures in sets
-        if digest and figures
+        measured(manifest.path, release, of, figures.metrics(), figures.rows, now, machine=str(manifest.machine))
+        for of, figures in sets
+        if figures
     ]

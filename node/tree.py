@@ -14,7 +14,7 @@ from registry.cards import MAX_CARD_BYTES
 from registry.documents import Release
 from registry.paths import NodePath, Ref
 from registry.store import select
-from registry.tables import EvaluationRow, HeadRow, ReleaseRow
+from registry.tables import EvidenceRow, HeadRow, ReleaseRow
 from sync.chain import Link, find_release, release_files, stored_chain, stored_link
 
 
@@ -74,7 +74,7 @@ def describe(node: Node, ref: Ref, now: datetime) -> dict[str, Any]:
     release = link.release
     with node.store.read() as session:
         head = session.get(HeadRow, release.path)
-        measured = list(session.scalars(select(EvaluationRow).where(EvaluationRow.release == digest)))
+        measured = list(session.scalars(select(EvidenceRow).where(EvidenceRow.release == digest)))
     manifest = read_manifest(node.blobs, release.base)
     return {
         **release.model_dump(mode="json"),
@@ -89,7 +89,7 @@ def describe(node: Node, ref: Ref, now: datetime) -> dict[str, Any]:
         ]
         + [file.name for file in manifest.files if not node.blobs.has(file.sha256)],
         "measured_here": [
-            {"dataset": row.dataset, "rows": row.rows, "metrics": json.loads(row.metrics), "created": row.created}
+            {"dataset": row.benchmark, "rows": row.rows, "metrics": json.loads(row.metrics), "created": row.created}
             for row in measured
         ],
         "card_text": node.blobs.read(release.card.sha256, MAX_CARD_BYTES).decode("utf-8", "replace"),

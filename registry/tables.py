@@ -30,6 +30,8 @@ Direction = Literal["in", "out"]
 EnrolmentState = Literal["pending", "active", "revoked"]
 PeerRole = Literal["parent", "child"]
 RunState = Literal["running", "done", "failed"]
+FeedbackKind = Literal["clone", "rating"]
+SpeedKind = Literal["generate", "finetune"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -65,6 +67,8 @@ class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
         EnrolmentState: String(16),
         PeerRole: String(16),
         RunState: String(16),
+        FeedbackKind: String(16),
+        SpeedKind: String(16),
     }
 
 
@@ -303,18 +307,82 @@ class RunRow(Table, kw_only=True):
     changed: Mapped[datetime]
 
 
-class EvaluationRow(Table, kw_only=True):
-    """Figures of one model on one data set, measured on this machine."""
+class EvidenceRow(Table, kw_only=True):
+    """What one model scored on one set of rows, or on a benchmark of others.
 
-    __tablename__ = "evaluations"
-    __table_args__ = (Index("evaluations_by_path", "path"),)
+    `model` is the path of a release, which `release` names, or the id of a model of others. `benchmark` is the digest
+    of the rows or a name; `task`, `languages` and `domains` are what the rows say of themselves, empty where they do
+    not. `score` is 0 to 100, None where the figures in `metrics` do not say how good an answer is; `half_width` is that
+    of its 95 % interval where it does not follow from `rows`; `right_bits` has a bit for each row, the first highest.
+    """
+
+    __tablename__ = "evidence"
+    __table_args__ = (Index("evidence_by_model", "model"), Index("evidence_by_release", "release"))
 
     id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    model: Mapped[str] = mapped_column(String(300))
     release: Mapped[str | None] = mapped_column(_hex(), default=None)
-    path: Mapped[str] = mapped_column(String(300))
-    dataset: Mapped[str] = mapped_column(_hex())  # digest of the data file
-    metrics: Mapped[str] = mapped_column(Text)  # JSON
-    rows: Mapped[int] = mapped_column(Integer)
+    benchmark: Mapped[str] = mapped_column(String(200))
+    task: Mapped[str] = mapped_column(String(100), default="")
+    languages: Mapped[str] = mapped_column(Text, default="[]")  # JSON
+    domains: Mapped[str] = mapped_column(Text, default="[]")  # JSON
+    score: Mapped[float | None] = mapped_column(default=None)
+    half_width: Mapped[float | None] = mapped_column(default=None)
+    rows: Mapped[int] = mapped_column(Integer, default=0)
+    right_bits: Mapped[bytes | None] = mapped_column(default=None)
+    metrics: Mapped[str] = mapped_column(Text, default="{}")  # JSON
+    seconds: Mapped[float | None] = mapped_column(default=None)
+    machine: Mapped[str] = mapped_column(Text, default="")
+    here: Mapped[bool]  # measured by this node
+    source: Mapped[str] = mapped_column(Text)
+    licence: Mapped[str] = mapped_column(String(200), default="")
+    created: Mapped[datetime]
+
+
+class FeedbackRow(Table, kw_only=True):
+    """What one voice did with a model or said of it: cloned it, or rated it 1 to 5. The last word of a voice counts."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        UniqueConstraint("model", "voice", "kind", name="feedback_once"),
+        CheckConstraint("kind IN ('clone', 'rating')", name="feedback_kind"),
+        CheckConstraint("rating BETWEEN 1 AND 5", name="feedback_rating"),
+    )
+
+    id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    model: Mapped[str] = mapped_column(String(300))
+    release: Mapped[str | None] = mapped_column(_hex(), default=None)
+    voice: Mapped[str] = mapped_column(_hex())  # "" for who uses this machine, else the digest of an API key
+    kind: Mapped[FeedbackKind]
+    rating: Mapped[int | None] = mapped_column(Integer, default=None)
+    words: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime]
+
+
+class SpeedRow(Table, kw_only=True):
+    """How fast this machine worked, and in how much memory, beside what was estimated before."""
+
+    __tablename__ = "speeds"
+    __table_args__ = (CheckConstraint("kind IN ('generate', 'finetune')", name="speeds_kind"),)
+
+    id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    kind: Mapped[SpeedKind]
+    model: Mapped[str] = mapped_column(String(300))
+    tokens: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
+    estimated_tokens_per_s: Mapped[float | None] = mapped_column(default=None)
+    peak_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    estimated_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
     machine: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime]
+
+
+class KnownModelRow(Table, kw_only=True):
+    """A model of others that the user told this node of, and that it does not serve."""
+
+    __tablename__ = "known_models"
+
+    id: Mapped[str] = mapped_column(String(300), primary_key=True)
+    facts: Mapped[str] = mapped_column(Text)  # JSON of `recommender.candidate.Candidate`
+    source: Mapped[str] = mapped_column(Text)
     created: Mapped[datetime]

@@ -26,7 +26,7 @@ from registry.errors import BadData, LocalFailure
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
 from registry.store import select
-from registry.tables import EvaluationRow, RunRow
+from registry.tables import EvidenceRow, RunRow
 from sync.chain import Link, stored_chain
 from sync.train import TrainPlan
 from tests.node.conftest import own_rows
@@ -106,7 +106,7 @@ def test_a_fine_tune_becomes_the_release_at_its_path(tiny_node: Node, request_: 
     card = parse_card(tiny_node.blobs.read(release.card.sha256, 1 << 20).decode())
     assert (card.library, card.relation, card.base_models) == ("peft", "adapter", ("banyan/en",))
     with tiny_node.store.read() as session:
-        assert len(session.scalars(select(EvaluationRow)).all()) == 4
+        assert len(session.scalars(select(EvidenceRow)).all()) == 4
     assert tiny_node.store.check_integrity() == []
 
 

@@ -24,12 +24,15 @@ from registry.store import NEWEST_REVISION, Session, Store, file_url, func, sele
 from registry.tables import (
     DecisionRow,
     EnrolmentRow,
-    EvaluationRow,
+    EvidenceRow,
+    FeedbackRow,
     HeadRow,
+    KnownModelRow,
     PeerRow,
     ReleaseRow,
     RunRow,
     SequenceRow,
+    SpeedRow,
     Table,
     UpdateRow,
     UtcDateTime,
@@ -81,7 +84,19 @@ def test_every_kind_of_row_comes_back_as_it_was_written(store: Store) -> None:
         PeerRow(key_id="5" * 64, role="child", path="en/x", url="http://127.0.0.1:1", public_key="6" * 64),
         decision(),
         RunRow(id="r1", kind="finetune", path="en/x", state="running", created=NOW, changed=NOW),
-        EvaluationRow(path="en", dataset="7" * 64, metrics="{}", rows=200, seconds=1.5, machine="m", created=NOW),
+        EvidenceRow(
+            model="en",
+            benchmark="7" * 64,
+            score=81.5,
+            rows=9,
+            right_bits=b"\xff\x80",
+            here=True,
+            source="s",
+            created=NOW,
+        ),
+        FeedbackRow(model="en", voice="", kind="rating", rating=5, words="quick", created=NOW),
+        SpeedRow(kind="finetune", model="en", tokens=10, seconds=1.5, peak_bytes=2**40, machine="m", created=NOW),
+        KnownModelRow(id="a/b", facts="{}", source="table.csv", created=NOW),
     ]
     with store.transaction() as session:
         for row in rows:
