@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Metadata:
         The penalty is the one of `PENALTIES` with the least generalised cross-validation error.
         """
         counts = Counter(word for one in candidates for word in words_of(one))
-        words = {word: row for row, (word, count) in enumerate(counts.most_common(MAX_WORDS)) if count >= MIN_MODELS}
+        common = sorted((word for word in counts if counts[word] >= MIN_MODELS), key=lambda word: (-counts[word], word))
+        words = {word: row for row, word in enumerate(common[:MAX_WORDS])}
         facts = _facts(candidates)
         seen = ~np.isnan(facts)
         missing = np.where(seen, facts, 0).sum(0) / np.maximum(1, seen.sum(0))
@@ -54,6 +55,18 @@ class Metadata:
         root = np.sqrt(trust)
         weights = _ridge((features - mean) / scale * root[:, None], (quality - level) * root)
         return cls(words, missing, mean, scale, weights, level)
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Metadata:
+        """What `as_data` gave."""
+        words = {word: row for row, word in enumerate(data["words"])}
+        arrays = {name: np.array(data[name], dtype=np.float64) for name in ("missing", "mean", "scale", "weights")}
+        return cls(words=words, level=float(data["level"]), **arrays)
+
+    def as_data(self) -> dict[str, Any]:
+        """As plain values, exactly."""
+        arrays = {name: getattr(self, name).tolist() for name in ("missing", "mean", "scale", "weights")}
+        return {"words": list(self.words), "level": self.level, **arrays}
 
     def predict(self, candidates: Sequence[Candidate]) -> Floats:
         """Expected quality of models that may never have been measured, shape (n,)."""

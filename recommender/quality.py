@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -98,27 +98,67 @@ class Predictor:
             texts: unit vectors of descriptions, by the name of the benchmark.
             factors_known: how wide intervals must be, where that was measured before on this evidence.
         """
-        own = evidence.of_kind(kind)
-        if not len(own):
-            raise BadData(f"nothing was measured of {kind} models", hint="import evidence, or use the shipped snapshot")
-        points = own.table()
-        facts = [candidates.get(name) or Candidate(name, "table", kind) for name in own.models]
-        level, spread = np.nanmean(points, axis=0), np.maximum(np.nanstd(points, axis=0), 1.0)
+        own = _of_kind(evidence, kind)
+        points, facts = own.table(), _facts(own, candidates, kind)
+        level, spread = np.nanmean(points, axis=0), _spread(points)
         scores = (points - level) / spread
         counts = (~np.isnan(scores)).sum(1)
         trust = counts / (counts + 2)
         metadata = Metadata.fit(facts, np.nanmean(scores, axis=1), trust)
         scores, level = _aligned(scores, level, spread, metadata.predict(facts))
         metadata = Metadata.fit(facts, np.nanmean(scores, axis=1), trust)
+        fitted = cls._over(own, facts, kind, level, metadata, weights or WEIGHTS[kind], texts)
+        fitted.factors = factors(fitted, facts, USUAL) if factors_known is None else np.array(factors_known)
+        return fitted
+
+    @classmethod
+    def restored(
+        cls,
+        evidence: Evidence,
+        candidates: Mapping[str, Candidate],
+        kind: Kind,
+        learned: Mapping[str, Any],
+        texts: Mapping[str, Floats] | None = None,
+    ) -> Predictor:
+        """What `fit` made of the same evidence, from `learned`; nothing is fitted again."""
+        own = _of_kind(evidence, kind)
+        level, metadata = np.array(learned["level"]), Metadata.of_data(learned["metadata"])
+        weights = Weights(**learned["weights"])
+        found = cls._over(own, _facts(own, candidates, kind), kind, level, metadata, weights, texts)
+        found.factors = np.array(learned["factors"])
+        return found
+
+    def learned(self) -> dict[str, Any]:
+        """All that `fit` found, as plain values."""
+        return {
+            "weights": asdict(self.weights),
+            "factors": [round(float(one), 4) for one in self.factors],
+            "level": self.level.tolist(),
+            "metadata": self.metadata.as_data(),
+        }
+
+    @classmethod
+    def _over(
+        cls,
+        own: Evidence,
+        facts: Sequence[Candidate],
+        kind: Kind,
+        level: Floats,
+        metadata: Metadata,
+        weights: Weights,
+        texts: Mapping[str, Floats] | None,
+    ) -> Predictor:
+        points = own.table()
+        spread = _spread(points)
         here = np.zeros(points.shape)
         here[own.model, own.benchmark] = own.here
-        weights = weights or WEIGHTS[kind]
         vectors = None if texts is None else _vectors(own.benchmarks, texts)
-        fitted = cls(
+        both = None if vectors is None else (vectors, vectors)
+        return cls(
             kind=kind,
             models={name: row for row, name in enumerate(own.models)},
             benchmarks=own.benchmarks,
-            scores=scores,
+            scores=(points - level) / spread,
             here=here,
             level=level,
             spread=spread,
@@ -126,12 +166,8 @@ class Predictor:
             metadata=metadata,
             weights=weights,
             texts=vectors,
-            between=covariance(
-                own.benchmarks, own.benchmarks, weights, None if vectors is None else (vectors, vectors)
-            ),
+            between=covariance(own.benchmarks, own.benchmarks, weights, both),
         )
-        fitted.factors = factors(fitted, facts, USUAL) if factors_known is None else np.array(factors_known)
-        return fitted
 
     def predict(self, candidates: Sequence[Candidate], need: Benchmark, text: Floats | None = None) -> Prediction:
         """Expected points of candidates for a need.
@@ -199,6 +235,23 @@ class Predictor:
         grade[measured[:, cell].any(1)] = GRADES.index("measured elsewhere")
         grade[(self.here[:, cell] > 0).any(1)] = GRADES.index("measured here")
         return grade
+
+
+def _of_kind(evidence: Evidence, kind: Kind) -> Evidence:
+    own = evidence.of_kind(kind)
+    if not len(own):
+        raise BadData(f"nothing was measured of {kind} models", hint="import evidence, or use the shipped snapshot")
+    return own
+
+
+def _facts(own: Evidence, candidates: Mapping[str, Candidate], kind: Kind) -> list[Candidate]:
+    return [candidates.get(name) or Candidate(name, "table", kind) for name in own.models]
+
+
+def _spread(points: Floats) -> Floats:
+    """Of the scores of each benchmark, one point at least."""
+    spread: Floats = np.maximum(np.nanstd(points, axis=0), 1.0)
+    return spread
 
 
 def likely_task(text: Floats, benchmarks: Sequence[Benchmark], texts: Floats) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from recommender.candidate import Candidate, Kind
 from recommender.embed import embed
-from recommender.evidence import Evidence, Floats, Measurement
+from recommender.evidence import Evidence, Measurement
 from recommender.quality import GRADES, WEIGHTS, Predictor
 from recommender.selection import chosen_weights
 from recommender.snapshot.euroeval import base_of, euroeval
-from recommender.snapshot.files import FOLDER, Snapshot, merged, write
+from recommender.snapshot.files import FOLDER, Snapshot, merged, read, write
 from recommender.snapshot.models_dev import models_dev
 from recommender.snapshot.mteb import mteb
 from recommender.snapshot.open_llm import open_llm
@@ -30,7 +30,7 @@ FEWEST_SCORES: Final = {"EuroEval": 4, "MTEB": 10, "Open LLM Leaderboard": 4}
 
 
 def build(data: Path) -> Snapshot:
-    """The snapshot of a folder with euroeval/, mteb/, open_llm_leaderboard/ and models_dev/."""
+    """The snapshot, nothing learned yet, of a folder with euroeval/, mteb/, open_llm_leaderboard/ and models_dev/."""
     european = one_variant(*euroeval(data / "euroeval"))
     parts = [european, mteb(data / "mteb"), open_llm(data / "open_llm_leaderboard")]
     evidence = Evidence.joined([comparable(part) for _, part in parts])
@@ -40,21 +40,18 @@ def build(data: Path) -> Snapshot:
     described = [one for one in evidence.benchmarks if one.text]
     vectors = embed([one.text for one in described])
     texts = {one.name: vector.astype(np.float64) for one, vector in zip(described, vectors, strict=True)}
-    learned = {kind: learn(evidence, candidates, kind, texts) for kind in get_args(Kind)}
-    return Snapshot(candidates, evidence, texts, learned)
+    return Snapshot(candidates, evidence, texts, {})
 
 
-def learn(
-    evidence: Evidence, candidates: Mapping[str, Candidate], kind: Kind, texts: Mapping[str, Floats]
-) -> dict[str, Any]:
-    """Weights of relations and widths of intervals for one kind of model, from this evidence."""
-    given = texts if kind == "embedding" else None
+def learn(snapshot: Snapshot, kind: Kind) -> dict[str, Any]:
+    """Weights of relations and of metadata, and widths of intervals, for one kind of model, from this evidence."""
+    evidence, candidates = snapshot.evidence, snapshot.candidates
+    given = snapshot.texts if kind == "embedding" else None
     weights = WEIGHTS[kind]
     if given is None:
         plain = Predictor.fit(evidence, candidates, kind, factors_known=[1.0] * len(GRADES))
         weights = chosen_weights(plain.scores, plain.prior, plain.benchmarks, weights)
-    fitted = Predictor.fit(evidence, candidates, kind, weights=weights, texts=given)
-    return {"weights": asdict(weights), "factors": [round(float(one), 4) for one in fitted.factors]}
+    return Predictor.fit(evidence, candidates, kind, weights=weights, texts=given).learned()
 
 
 def comparable(evidence: Evidence) -> Evidence:
@@ -94,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the snapshot goes")
     given = parser.parse_args(arguments)
     write(given.out, build(given.data))
+    stored = read(given.out)  # in fewer bits: what is shipped is learned from what is shipped
+    write(given.out, replace(stored, learned={kind: learn(stored, kind) for kind in get_args(Kind)}))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from recommender.candidate import Architecture, Candidate, Kind
 from recommender.evidence import Benchmark, Evidence, Floats
-from recommender.kriging import Weights
 from recommender.quality import Predictor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FOLDER: Final = Path(__file__).parent / "data"
 _LISTS: Final = frozenset({"languages", "tasks", "domains", "subdomains"})
@@ -27,19 +29,12 @@ class Snapshot:
     candidates: Mapping[str, Candidate]
     evidence: Evidence
     texts: Mapping[str, Floats]
-    learned: Mapping[str, Any]  # by kind: weights and factors
+    learned: Mapping[str, Any]  # by kind: what `Predictor.learned` gives
 
     def quality(self, kind: Kind) -> Predictor:
         """What the snapshot says of one kind of model; nothing is learned again."""
-        known = self.learned[kind]
-        return Predictor.fit(
-            self.evidence,
-            self.candidates,
-            kind,
-            weights=Weights(**known["weights"]),
-            texts=self.texts if kind == "embedding" else None,
-            factors_known=known["factors"],
-        )
+        texts = self.texts if kind == "embedding" else None
+        return Predictor.restored(self.evidence, self.candidates, kind, self.learned[kind], texts)
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
@@ -64,18 +59,16 @@ def write(folder: Path, snapshot: Snapshot) -> None:
         ("scores", pa.table(scores)),
     ):
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd", compression_level=19)
-    (folder / "learned.json").write_text(json.dumps(snapshot.learned, indent=1) + "\n")
+    (folder / "learned.json").write_text(json.dumps(snapshot.learned) + "\n")
 
 
 @lru_cache(maxsize=1)
 def read(folder: Path = FOLDER) -> Snapshot:
     """Read the files of a snapshot; one is kept."""
-    import pyarrow.parquet as pq
-
-    candidates = [_candidate(row) for row in pq.read_table(folder / "models.parquet").to_pylist()]
-    rows = pq.read_table(folder / "benchmarks.parquet").to_pylist()
+    candidates = [_candidate(row) for row in _table(folder / "models.parquet").to_pylist()]
+    rows = _table(folder / "benchmarks.parquet").to_pylist()
     vectors = {row["name"]: row.pop("vector") for row in rows}
-    scores = pq.read_table(folder / "scores.parquet")
+    scores = _table(folder / "scores.parquet")
     columns = {name: scores[name].to_numpy() for name in scores.column_names}
     evidence = Evidence(
         tuple(one.id for one in candidates),
@@ -93,6 +86,12 @@ def read(folder: Path = FOLDER) -> Snapshot:
     return Snapshot(
         {one.id: one for one in candidates}, evidence, texts, json.loads((folder / "learned.json").read_text())
     )
+
+
+def _table(file: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(file).read()  # `read_table` would bring its data sets too, which take longer than all else
 
 
 def merged(parts: Iterable[Mapping[str, Candidate]]) -> dict[str, Candidate]:

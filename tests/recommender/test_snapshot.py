@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from recommender.candidate import Candidate
+from recommender.candidate import Candidate, Kind
 from recommender.constraints import Constraints, Stated
 from recommender.evidence import Benchmark, Evidence, Measurement
 from recommender.expected import shipped_quality
+from recommender.quality import Predictor
 from recommender.snapshot.build import one_variant
 from recommender.snapshot.euroeval import euroeval, is_open
 from recommender.snapshot.files import Snapshot, merged, read, write
@@ -28,6 +30,25 @@ def test_a_new_node_can_tell_real_models_apart() -> None:
     assert found.mean[0] > found.mean[1]
     assert (found.low < found.mean).all() and (found.mean < found.high).all()
     assert set(found.grade) <= {"same task other language", "predicted"}
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_what_is_shipped_as_learned_is_what_a_fresh_fit_learns(kind: Kind) -> None:
+    snapshot = read()
+    shipped = snapshot.quality(kind)
+    texts = snapshot.texts if kind == "embedding" else None
+    fresh = Predictor.fit(
+        snapshot.evidence,
+        snapshot.candidates,
+        kind,
+        weights=shipped.weights,
+        texts=texts,
+        factors_known=shipped.factors.tolist(),
+    )
+    assert list(fresh.metadata.words) == list(shipped.metadata.words)
+    for name in ("scores", "level", "spread", "prior", "between"):
+        assert getattr(shipped, name) == pytest.approx(getattr(fresh, name), abs=1e-6, nan_ok=True), name
+    assert shipped.metadata.weights == pytest.approx(fresh.metadata.weights, abs=1e-6)
 
 
 def test_every_shipped_score_has_a_source_and_a_licence_that_lets_it_travel() -> None:
