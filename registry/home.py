@@ -90,6 +90,21 @@ class Home:
         return self.root / "daemon.lock"
 
     @property
+    def data(self) -> Path:
+        """Files of rows that jobs may name from outside: what else lies on this machine cannot be asked for."""
+        return self.root / "data"
+
+    @property
+    def clones(self) -> Path:
+        """Where jobs write the models that they clone."""
+        return self.root / "clones"
+
+    @property
+    def jobs_lock(self) -> Path:
+        """Held by what works on the jobs of this home, and by the job that it runs."""
+        return self.root / "jobs.lock"
+
+    @property
     def log_checkpoint(self) -> Path:
         """The newest checkpoint of the log that others were given; a restored database is older than it."""
         return self.root / "log-checkpoint"

@@ -32,6 +32,7 @@ PeerRole = Literal["parent", "child"]
 RunState = Literal["running", "done", "failed"]
 FeedbackKind = Literal["clone", "rating"]
 SpeedKind = Literal["generate", "finetune"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -69,6 +70,7 @@ class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
         RunState: String(16),
         FeedbackKind: String(16),
         SpeedKind: String(16),
+        JobState: String(16),
     }
 
 
@@ -386,3 +388,31 @@ class KnownModelRow(Table, kw_only=True):
     facts: Mapped[str] = mapped_column(Text)  # JSON of `recommender.candidate.Candidate`
     source: Mapped[str] = mapped_column(Text)
     created: Mapped[datetime]
+
+
+class JobRow(Table, kw_only=True):
+    """Work that outlives who asked for it (`node.jobs`); numbers are given out in the order of asking.
+
+    `owner` is the digest of an API key, empty for the node's operator; `tries` counts the processes that began it.
+    `error` and `hint` are filled where it failed, `result` where it is done.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name="jobs_state"),
+        Index("jobs_by_state", "state"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(_serial(), primary_key=True, autoincrement=True, init=False)
+    owner: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    arguments: Mapped[str] = mapped_column(Text)  # JSON
+    state: Mapped[JobState]
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    progress: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
+    result: Mapped[str | None] = mapped_column(Text, default=None)  # JSON
+    error: Mapped[str | None] = mapped_column(Text, default=None)
+    hint: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime]
+    changed: Mapped[datetime]

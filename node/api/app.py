@@ -18,6 +18,7 @@ from node.api.health import health_routes
 from node.api.hints import HintBoard, hint_routes
 from node.api.hub.routes import hub_routes
 from node.api.identity import identity_routes
+from node.api.jobs import JobBody, job_routes
 from node.api.journal import Journal
 from node.api.log import log_routes
 from node.api.metrics import HttpMetrics, metric_routes
@@ -81,7 +82,8 @@ def create_app(
     app.include_router(log_routes(node, now))
     app.include_router(hub_routes(node, now))
     app.include_router(recommend_routes(node, node.settings.api_keys, now))
-    bodies: tuple[type[BaseModel], ...] = (RecommendBody,)
+    app.include_router(job_routes(node, node.settings.api_keys, now))
+    bodies: tuple[type[BaseModel], ...] = (RecommendBody, JobBody)
     if router is not None:
         app.include_router(openai_routes(router, node.settings.api_keys, now))
         bodies += BODIES

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from node.jobs.queue import UnknownJob
 from node.serving import errors as serving
 from node.watched_logs import NotFollowed
 from registry.errors import BadData, LocalFailure
@@ -71,6 +72,7 @@ ANSWERS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (serving.Busy, 503, "overloaded"),
     (serving.Unavailable, 503, "unavailable"),
     (UnknownUpdate, 404, "not_here"),
+    (UnknownJob, 404, "not_here"),
     (NotFollowed, 404, "not_followed"),
     (NotEnrolled, 403, "not_enrolled"),
     (Forbidden, 403, "forbidden"),

@@ -29,6 +29,7 @@ COMMANDS = {
         "evaluate": "node.cli.evaluate:evaluate",
         "generate": "node.cli.generate:generate",
         "export": "node.cli.export:export",
+        "jobs": "node.cli.jobs:jobs",
         "assistant": "node.cli.assistant:assistant",
     },
     "Exchange": {

@@ -21,8 +21,10 @@ def up(call: Call, *, host: str | None, port: int | None, threads: int | None) -
     """
     with call.node(host=host, port=port, threads=threads) as node:
         from node.daemon import leave, run
+        from node.jobs.runner import working
 
-        run(node)
+        with working(node):
+            run(node)
         atexit.register(leave)
         data = {"state": "stopped", "home": str(node.settings.home)}
     return Result(data, lambda found: f"stopped: {found['home']}")
