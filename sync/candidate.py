@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 
@@ -52,19 +52,35 @@ NOTHING_TO_MERGE = CheckResult(
 )
 OTHER_STARTS = ("ties", "dare")  # that keep of every update what stands out, where a mean blurs it
 MAX_GRAM_ROWS = 500  # of a child, and of the anchors: what RegMean looks at
+MAX_CONTRIBUTIONS = 2000  # that a release can name
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What federated rounds came to: digests of the contributions that count, and the last round's deltas."""
+
+    contributions: tuple[str, ...] = ()
+    increments: tuple[Delta, ...] = ()
 
 
 class Candidate:
     """One promotion: the old release, the updates, and the folder in which the new adapter comes to be."""
 
-    def __init__(self, parent: Parent, chain: list[Link], updates: Mapping[str, AnyOffering]) -> None:
-        self.parent, self.chain = parent, chain
+    def __init__(
+        self,
+        parent: Parent,
+        chain: list[Link],
+        updates: Mapping[str, AnyOffering],
+        gathered: Gathered = Gathered(),
+    ) -> None:
+        self.parent, self.chain, self.gathered = parent, chain, gathered
         self.digests = tuple(sorted(updates))  # in whatever order they are given, the outcome is the same
         self.updates = [updates[digest] for digest in self.digests]
         self.composer, self.plan = parent.composer, parent.plan
         self.old = chain[-1].release
         self.path = self.old.path
-        inputs = json.dumps([chain[-1].digest, self.digests, asdict(self.plan)])
+        rounds = [gathered.contributions] if gathered.contributions else []
+        inputs = json.dumps([chain[-1].digest, self.digests, asdict(self.plan), *rounds])
         self.work = parent.runs / f"release-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
 
     @cached_property
@@ -83,7 +99,20 @@ class Candidate:
                 continue
             same = right(teacher_of(self.parent, update), rows, self.path)
             rows = [row for row, kept in zip(rows, same, strict=True) if kept]
-        return replace(found, rows=rows)
+        return replace(found, rows=self.unchanged(rows))
+
+    def unchanged(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows whose answers no contribution of the last round has changed."""
+        kept = list(rows)
+        if not kept or not self.gathered.increments:
+            return kept
+        loaded = self.composer.load_chain(self.chain)
+        for delta in self.gathered.increments:
+            add(loaded, delta)
+            same = right(loaded, kept, self.path)
+            add(loaded, delta, by=-1.0)
+            kept = [row for row, right_still in zip(kept, same, strict=True) if right_still]
+        return kept
 
     def own_delta(self) -> Delta | None:
         """The adapter of the release that is to be replaced."""
@@ -109,7 +138,7 @@ class Candidate:
 
     def starts(self) -> list[str]:
         """The rules to merge by, the plan's first; of fewer than two adapters every rule makes much the same."""
-        adapters = sum(isinstance(one, Update) for one in self.updates)
+        adapters = sum(isinstance(one, Update) for one in self.updates) + len(self.gathered.increments)
         others = [rule for rule in OTHER_STARTS if rule != self.plan.aggregation and adapters > 1]
         return [self.plan.aggregation, *others]
 
@@ -117,6 +146,7 @@ class Candidate:
         """The updates made one by a rule of aggregation, and added to the own adapter."""
         plan = self.plan
         increments = [self.composer.delta(one.adapter) for one in self.updates if isinstance(one, Update)]
+        increments += self.gathered.increments
         if not increments:
             delta, error = recompress(self.own_delta() or {}, plan.rank_budget)
             return Merged(delta, error, NOTHING_TO_MERGE)
@@ -234,7 +264,7 @@ class Candidate:
             anchors=stored_file(self.composer.blobs, anchors_file),
             card=stored_file(self.composer.blobs, card_file),
             evaluations=evaluations,
-            contributions=self.digests,
+            contributions=(*self.digests, *self.gathered.contributions)[-MAX_CONTRIBUTIONS:],
             recompression_error=merged.error,
             created=now,
             expires=now + timedelta(days=self.plan.release_valid_days),
@@ -272,13 +302,16 @@ class Candidate:
 
     def card(self, shape: AdapterShape, version: int, evaluations: Sequence[Evaluation], merged: Merged) -> str:
         """The model card of the new release."""
+        brought = f"{len(self.digests)} checked updates"
+        if self.gathered.contributions:
+            brought = f"{len(self.gathered.contributions)} checked contributions to federated rounds"
         return render_next_card(
             self.composer.blobs.read(self.old.card.sha256, MAX_CARD_BYTES).decode(),
             Ref(NodePath.parse(self.path), version),
             self.old.base_name,
             evaluations=evaluations,
             summary=f"Version {version} of {self.path}: a LoRA adapter of rank {shape.rank} over {self.old.base_name}.",
-            training=f"Merged from {len(self.digests)} checked updates and consolidated on {in_words(self.taught)} and "
+            training=f"Merged from {brought} and consolidated on {in_words(self.taught)} and "
             f"on the anchors of version {self.old.version}; recompression error {merged.error:.2g}. "
             f"How they were merged: {merged.rule.reason}.",
         )

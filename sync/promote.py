@@ -15,7 +15,8 @@ from registry.durable import make_folder
 from registry.errors import BadData
 from registry.paths import NodePath
 from registry.tables import HeadRow, UpdateRow
-from sync.candidate import Candidate
+from sync.candidate import Candidate, Gathered
+from sync.chain import Link
 from sync.cohort import kept_norms
 from sync.delta import WEIGHTS_FILE, write_adapter
 from sync.inspection import inspect_update
@@ -86,6 +87,23 @@ class Promoter(Parent):
             candidate.clean_up()
             waiting = others if again else {}
         return Promotion(None, None, checks)
+
+    def release_gathered(self, chain: list[Link], gathered: Gathered) -> Promotion:
+        """Make, judge and, if the gate lets it pass, release a candidate of what federated rounds came to (J7).
+
+        One that is given up is kept with its table.
+        """
+        candidate = Candidate(self, chain, {}, gathered)
+        tries = search(candidate, self.plan.tries)
+        best = tries[0]
+        try:
+            if not best.passed:
+                self.keep_refused(candidate, tries)
+                return Promotion(None, None, best.checks)
+            checks = [*best.checks, best.merged.rule]
+            return Promotion(*candidate.release(best.merged, checks), checks)
+        finally:
+            candidate.clean_up()
 
     def keep_refused(self, candidate: Candidate, tries: Sequence[Try]) -> None:
         """Keep a candidate that came to nothing: the best try's adapter and the table of all."""

@@ -45,6 +45,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/parent_probe.py",
         "node/serving/upstream*.py",
         "node/client*.py",
+        "sync/federation/grid.py",  # what Flower's clients raise
     ),
     "httpx_sse": ("node/serving/upstream.py", "sync/transport.py"),
     "httpcore": ("sync/transport.py", "sync/wire.py", "node/parent_probe.py"),
@@ -52,6 +53,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "grpc": ("node/grpc/*",),
     "grpc_reflection": ("node/grpc/server.py",),
     "google": ("node/grpc/*",),
+    "flwr": ("sync/federation/*",),
     "gguf": ("node/gguf.py", "node/gguf_tokenizer.py"),
     # what is stored and signed
     "sqlalchemy": ("registry/store.py", "registry/tables.py", "registry/migrations/*"),
@@ -82,6 +84,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/distil.py",
         "sync/aggregate/*",
         "sync/input_grams.py",
+        "sync/federation/arrays.py",
+        "sync/federation/inspection.py",
         "node/models.py",
         "node/export.py",
         "node/gguf.py",
@@ -124,7 +128,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/engine/lora.py",
         "node/engine/weights.py",
     ),
-    "numpy": ("sync/checks/tensors.py", "node/engine/sampler.py", "recommender/*"),
+    "numpy": ("sync/checks/tensors.py", "sync/federation/arrays.py", "node/engine/sampler.py", "recommender/*"),
     "sentence_transformers": ("recommender/embed.py",),
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
@@ -138,7 +142,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 # These start in a blink: nothing that they import, directly or through others, brings one of the slow packages.
 QUICK = ("node/cli/*", "node/settings.py", "registry/*")
-SLOW = {"torch", "transformers", "peft", "safetensors", "matplotlib", "pyarrow", "fastapi", "uvicorn"}
+SLOW = {"flwr", "torch", "transformers", "peft", "safetensors", "matplotlib", "pyarrow", "fastapi", "uvicorn"}
 
 NEVER_IMPORTED = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NEVER_CALLED = {"eval", "exec", "__import__", "os.system", "os.popen", "torch.load", "torch.jit.load"}
