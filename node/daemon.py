@@ -80,12 +80,14 @@ def run_alone(node: Node) -> None:
 def run_once(node: Node, now: datetime, chance: float) -> Round:
     """One round of everything, the parent asked even if it failed a moment ago. Raises LocalFailure as `run` does."""
     with only_daemon(node.home.daemon_lock):
+        from node.passing_up import pass_up
         from node.promotions import parent_round, promoter
         from node.rebasing import rebase_round
 
         has_parent = bool(node.settings.parent_url)
         exchanged = exchange(node, now, chance, thorough=True, insist=True) if has_parent else None
         parent_round(node, promoter(node), now)
+        pass_up(node, now)
         rebased = rebase_round(node, now) if has_parent and node.settings.follow_parent else []
         Publisher(node).renew(now)
         log_round(node, now)
@@ -184,7 +186,8 @@ class _Loops:
         return interval_s(self._node.settings.poll_interval_s, self._chance())
 
     def _compute(self, now: datetime) -> None:
-        """Decide about updates, make releases, rebase; what that needs is imported here, as it takes seconds."""
+        """Decide about updates, make releases, offer them, rebase; imported here, as what that needs takes seconds."""
+        from node.passing_up import pass_up
         from node.promotions import parent_round, promoter
         from node.rebasing import rebase_round
 
@@ -192,6 +195,8 @@ class _Loops:
         if self._at_work is None:
             self._at_work = promoter(node, on_step=self._go_on)
         parent_round(node, self._at_work, now)
+        if pass_up(node, now):
+            self._to_exchange.set()
         if settings.parent_url and settings.follow_parent and not self._stop.is_set():
             rebase_round(node, now, on_step=self._go_on)
 

@@ -25,15 +25,17 @@ SEED: Final = 7
 def memorised(node: Node, offer: Offer) -> Evaluation | None:
     """The claim on an offer's model: of so many sampled prompts, the shares that repeat a training row.
 
-    None where the training rows are not here, or the model says no prompts: then there is nothing to sample. Raises
-    LocalFailure when more of them repeat a row than may.
+    None where there are no training rows here, as of what others taught, or the model says no prompts: then there is
+    nothing to compare. Raises LocalFailure when more of them repeat a row than may.
     """
     from node.models import load
     from sync.repeated import repeated
     from sync.sampled import sampled
 
+    if offer.run is None or not node.settings.memorisation_prompts:
+        return None
     file = node.home.runs / offer.run.id / TRAINING_ROWS
-    if not node.settings.memorisation_prompts or not file.is_file():
+    if not file.is_file():
         return None
     _, loaded = load(node, offer.ref)
     said = sampled(loaded, str(offer.ref.path), node.settings.memorisation_prompts, SEED)

@@ -1,6 +1,7 @@
-"""What an update to the parent is made of: our own release of a path, the run behind it, the rows that may travel.
+"""What an update to the parent is made of: our own release of a path, how it came to be, the rows that may travel.
 
-A graft, whose base is not the parent's, offers answers instead of its adapter.
+A release comes of a fine-tuning run, or of updates from below that were merged here. A graft, whose base is not the
+parent's, offers answers instead of its adapter.
 
 Nothing is sent from here; `publish` shows an offer, signs it and sends it.
 """
@@ -50,20 +51,22 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Our own release, what it stands on, the run that made it, the parent it is for, and the key that will sign.
+    """Our own release, what it stands on, how it was made, the parent it is for, and the key that will sign.
 
-    `is_graft`: it stands on no release of the parent, and `above` is the one that the parent is to add answers to.
+    `run` is None where it was merged of what came from below; `record` is the digest of the run's manifest, else of the
+    release that the merge made. `is_graft`: it stands on no release of the parent, and `above` is the one that the
+    parent is to add answers to.
     """
 
     parent: PeerRow
     own: Link
     adapter: Adapter
     above: ReleasePin
-    run: RunRow
-    manifest: str
+    run: RunRow | None
+    record: str
     issuer: KeyId
     is_graft: bool = False
-    memorised: Evaluation | None = None  # what the model repeats of its training rows, once that was measured
+    measured: tuple[Evaluation, ...] = ()  # of the model, for this offer
 
     @property
     def ref(self) -> Ref:
@@ -84,8 +87,8 @@ class Offer:
             "sequence": sequence,
             "created": now,
             "expires": now + timedelta(days=valid_days),
-            "claims": (*release.evaluations, *([self.memorised] if self.memorised else [])),
-            "run": self.manifest,
+            "claims": (*(release.evaluations if self.run else ()), *self.measured),
+            "run": self.record,
         }
         if isinstance(travelling, AnswerSet):
             return Distillation(
@@ -134,8 +137,6 @@ def make_offer(node: Node, path: NodePath) -> Offer:
     head = find_release(node.store, Ref(path))
     with node.store.read() as session:
         own = stored_link(session, node.blobs, head)
-        done = select(RunRow).where(RunRow.path == str(path), RunRow.manifest.is_not(None), RunRow.state == "done")
-        runs = session.scalars(done.order_by(RunRow.created.desc(), RunRow.id)).all()
     release = own.release
     if own.signer not in own_keys(node) or release.adapter is None:
         raise LocalFailure(
@@ -144,14 +145,32 @@ def make_offer(node: Node, path: NodePath) -> Offer:
     above = release.above or _parents_release(node, path)
     if above is None:
         raise LocalFailure(f"{path}@v{release.version} stands on no release of the parent", "node pull, then fine-tune")
-    made_it = [run for run in runs if run.adapter == release.adapter.file.sha256]
-    run = next(iter([*made_it, *runs]), None)  # a rebase changes the adapter, not what it was trained on
-    if run is None or run.manifest is None:
+    run, record = _made_by(node, own)
+    if record is None:
         raise LocalFailure(
             f"there is no record of the run that made {path}@v{release.version}", f"node finetune {path} --data FILE"
         )
     is_graft = release.above is None
-    return Offer(parent, own, release.adapter, above, run, run.manifest, node.key.public.id, is_graft)
+    return Offer(parent, own, release.adapter, above, run, record, node.key.public.id, is_graft)
+
+
+def _made_by(node: Node, own: Link) -> tuple[RunRow | None, str | None]:
+    """The run or the merge that a release comes of, and its record; a rebase changes the adapter, not what it knows."""
+    done = select(RunRow).where(RunRow.path == own.release.path, RunRow.manifest.is_not(None), RunRow.state == "done")
+    with node.store.read() as session:
+        runs = session.scalars(done.order_by(RunRow.created.desc(), RunRow.id)).all()
+        by_adapter = {run.adapter: run for run in reversed(runs)}
+        link = own
+        while True:
+            adapter = link.release.adapter
+            if adapter is not None and adapter.file.sha256 in by_adapter:
+                run = by_adapter[adapter.file.sha256]
+                return run, run.manifest
+            if link.release.contributions:
+                return None, link.digest
+            if link.release.previous is None or session.get(ReleaseRow, link.release.previous) is None:
+                return (runs[0], runs[0].manifest) if runs else (None, None)
+            link = stored_link(session, node.blobs, link.release.previous)
 
 
 def _parents_release(node: Node, path: NodePath) -> ReleasePin | None:

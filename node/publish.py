@@ -17,6 +17,7 @@ from pathlib import Path
 from node.answer_set import AnswerSet, make_answers
 from node.context import Node
 from node.datasets.files import Limits, examine
+from node.learned import gained, learned_prompts
 from node.memorised import memorised
 from node.offer import Offer, Outgoing, make_offer
 from node.outbox import READY, deliver, opened
@@ -84,14 +85,27 @@ def publish(
     if transfer_rows < 0 or (transfer is not None and transfer_rows):
         raise BadData("either a transfer set or a number of training prompts travels", "leave one of them out")
     offer = make_offer(node, path)
+    row, new = sign(node, offer, transfer, transfer_rows, confirm, now=now, anew=anew)
+    return _send(node, offer, row, now, on_progress, new=new)
+
+
+def sign(
+    node: Node,
+    offer: Offer,
+    transfer: Path | None,
+    transfer_rows: int,
+    confirm: Callable[[Outgoing], bool],
+    *,
+    now: datetime,
+    anew: bool = False,
+) -> tuple[UpdateRow, bool]:
+    """The signed update of an offer, stored to be sent, and whether it is new. Raises as `publish`, but for Refused."""
     wish = _Wish(transfer, transfer_rows, Limits(file_bytes=node.settings.max_update_bytes))
     about = {"release": offer.own.digest, "audience": offer.parent.key_id, "asked": wish.key}
-    row = None if anew else _signed_before(node, offer, about, now)
-    if new := row is None:
-        if not offer.is_graft:  # of which no adapter leaves
-            offer = replace(offer, memorised=memorised(node, offer))
-        row = _sign(node, offer, about, travelling=_travelling(node, offer, wish), confirm=confirm, now=now)
-    return _send(node, offer, row, now, on_progress, new=new)
+    if not anew and (before := _signed_before(node, offer, about, now)) is not None:
+        return before, False
+    travelling = _travelling(node, offer, wish)
+    return _sign(node, _measured(node, offer), about, travelling=travelling, confirm=confirm, now=now), True
 
 
 def _signed_before(node: Node, offer: Offer, about: dict[str, str], now: datetime) -> UpdateRow | None:
@@ -106,6 +120,12 @@ def _signed_before(node: Node, offer: Offer, about: dict[str, str], now: datetim
     return None
 
 
+def _measured(node: Node, offer: Offer) -> Offer:
+    """The offer with what has to be measured for it. Of a graft no adapter leaves: nothing can be sampled from it."""
+    found = None if offer.is_graft else memorised(node, offer) if offer.run else gained(node, offer)
+    return replace(offer, measured=(found,) if found else ())
+
+
 def _travelling(node: Node, offer: Offer, wish: _Wish) -> TransferSet | AnswerSet | None:
     """The prompts that were chosen, with this node's own answers. Of a graft nothing else can travel (U14)."""
     if wish.file is None and not wish.prompts:
@@ -116,7 +136,12 @@ def _travelling(node: Node, offer: Offer, wish: _Wish) -> TransferSet | AnswerSe
             "it knows travels as answers to prompts, and none were chosen",
             f"node publish {offer.ref.path} --transfer-rows 500, or --transfer-set FILE",
         )
-    rows = chosen_rows(wish.file, node) if wish.file else training_prompts(node, offer.run, wish.prompts)
+    if wish.file:
+        rows = chosen_rows(wish.file, node)
+    elif offer.run:
+        rows = training_prompts(node, offer.run, wish.prompts)
+    else:
+        rows = learned_prompts(node, offer, wish.prompts)
     if offer.is_graft:
         return make_answers(node, offer.ref, offer.above, rows)
     return make_transfer(node, offer.ref, rows)

@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         "address of yours that you type yourself needs none",
     )
     follow_parent: bool = Field(True, description="Whether the daemon pulls the parent's releases and rebases its own")
+    pass_up: bool = Field(
+        False, description="Whether releases that were merged here of updates from below are offered to the parent"
+    )
+    pass_up_rows: int = Field(
+        0, ge=0, le=100_000, description="Prompts that go up with them, of those that were let travel to here"
+    )
     poll_interval_s: float = Field(30.0, gt=0, le=86_400, description="Time between two looks at the parent")
     peer_backoff_max_s: float = Field(
         300.0, gt=0, le=86_400, description="Longest time that a peer is left alone after it failed"

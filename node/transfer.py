@@ -39,10 +39,10 @@ def chosen_rows(file: Path, node: Node) -> list[Row]:
     Raises BadData when it is not such a file or has too many rows.
     """
     try:
-        rows = _prompts(read_rows(file, node.settings.max_update_bytes))
+        rows = only_prompts(read_rows(file, node.settings.max_update_bytes))
     except BadData as error:
         raise BadData(error.message, error.hint or "each line is a JSON object with input and output") from error
-    return _bounded(rows, node, str(file))
+    return bounded(rows, node, str(file))
 
 
 def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
@@ -53,14 +53,14 @@ def training_prompts(node: Node, run: RunRow, count: int) -> list[Row]:
     file = node.home.runs / run.id / TRAINING_ROWS
     if not file.is_file():
         raise LocalFailure(f"the training rows of run {run.id} are not here: {file}", "use --transfer-set FILE")
-    rows = _prompts(read_rows(file, 1 << 32))
+    rows = only_prompts(read_rows(file, 1 << 32))
     if count > len(rows):
         raise BadData(f"{count} prompts were asked for, the run had {len(rows)}", f"--transfer-rows {len(rows)}")
     picked = random.Random(run.id).sample(rows, count)  # noqa: S311 - a choice that can be repeated, no secret
-    return _bounded(picked, node, "the choice")
+    return bounded(picked, node, "the choice")
 
 
-def _prompts(rows: Sequence[Row]) -> list[Row]:
+def only_prompts(rows: Sequence[Row]) -> list[Row]:
     """What rows ask, each once; their groups stay here, their answers are but a guess at the model's own."""
     return list({asked(row): replace(row, group="") for row in rows}.values())
 
@@ -89,7 +89,8 @@ def _answered(node: Node, ref: Ref, rows: Sequence[Row]) -> list[Row]:
     return reanswered(loaded, rows, str(ref.path))
 
 
-def _bounded(rows: list[Row], node: Node, what: str) -> list[Row]:
+def bounded(rows: list[Row], node: Node, what: str) -> list[Row]:
+    """The rows. Raises BadData when more than may travel."""
     most = node.settings.max_transfer_rows
     if len(rows) > most:
         raise BadData(f"{what} has {len(rows)} rows, at most {most} may travel", "choose fewer")

@@ -45,11 +45,12 @@ def store(database_url: str) -> Iterator[Store]:
 def serve() -> Iterator[Callable[[FastAPI], str]]:
     """Serve applications with the real server on free loopback ports: `serve(app) -> url`."""
     with ExitStack() as stack:
-        yield lambda app: stack.enter_context(_served(app))
+        yield lambda app: stack.enter_context(served(app))
 
 
 @contextmanager
-def _served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI) -> Iterator[str]:
+    """The URL of an application, served by the real server on a free loopback port."""
     from node.api.server import make_server
 
     server = make_server(app, "127.0.0.1", 0)
