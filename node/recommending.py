@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,16 +13,19 @@ from pydantic import ValidationError
 
 from node.bases import read_manifest
 from node.context import Node
-from node.tree import Place, list_tree
+from node.own_scores import newest_score, own_scores
+from node.tree import Place, list_tree, topics_of
 from recommender.advisor import Advisor
 from recommender.answers import Recommendation, Recommendations
 from recommender.candidate import Architecture, Candidate
-from recommender.constraints import Constraints, Stated
+from recommender.constraints import SUBDOMAINS, Constraints, Stated
 from recommender.devices import find_device
-from recommender.expected import shipped_quality
+from recommender.expected import shipped_quality, with_own
 from recommender.hardware import GB, Machine, described_machine, this_machine
 from recommender.index import Index
+from recommender.rank import Predict
 from recommender.recommend import recommend
+from recommender.rules import GENERAL
 from recommender.snapshot.files import read
 from recommender.snapshot.licences import sellable
 from recommender.words import rule_in_words
@@ -35,37 +38,49 @@ FLOAT32_BYTES: Final = 4.0
 STORED_BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The catalogue at one moment, made ready for questions, with what is expected of its models."""
+
+    stamp: tuple[object, ...]
+    index: Index
+    predict: Predict
+
+
 class Shelf:
     """The node's catalogue: its releases and the shipped snapshot, or the releases alone. Safe to share.
 
-    It is made ready for questions once, and again when a release was added.
+    It is made ready for questions once, and again when a release or evidence was added.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lock = threading.Lock()
-        self._made: dict[bool, tuple[tuple[str, ...], Index]] = {}
+        self._made: dict[bool, Stock] = {}
 
     def recommend(
         self, need: Constraints, machine: Machine, count: int, now: datetime, *, tree_only: bool = False
     ) -> Recommendations:
         """The models that meet a need on a machine, best first."""
-        return recommend(need, self._index(now, tree_only), machine, predict=shipped_quality(), count=count)
+        stock = self._stock(now, tree_only)
+        return recommend(need, stock.index, machine, predict=stock.predict, count=count)
 
     def advisor(self, machine: Machine, now: datetime, *, tree_only: bool = False) -> Advisor:
         """The catalogue as it is now, for a conversation about models on a machine."""
-        return Advisor(self._index(now, tree_only), machine, shipped_quality())
+        stock = self._stock(now, tree_only)
+        return Advisor(stock.index, machine, stock.predict)
 
-    def _index(self, now: datetime, tree_only: bool) -> Index:
+    def _stock(self, now: datetime, tree_only: bool) -> Stock:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
-        digests = tuple(place.digest for place in places)
+        stamp = (tuple(place.digest for place in places), newest_score(self._node))
         with self._lock:
             made = self._made.get(tree_only)
-            if made is None or made[0] != digests:
+            if made is None or made.stamp != stamp:
                 candidates = [tree_candidate(self._node, place) for place in places]
                 candidates += [] if tree_only else read().candidates.values()
-                made = self._made[tree_only] = digests, Index.of(candidates, shipped_quality())
-            return made[1]
+                predict = with_own(shipped_quality(), own_scores(self._node, places))
+                made = self._made[tree_only] = Stock(stamp, Index.of(candidates, predict), predict)
+            return made
 
 
 def tree_candidate(node: Node, place: Place) -> Candidate:
@@ -74,7 +89,8 @@ def tree_candidate(node: Node, place: Place) -> Candidate:
     shape, context = _shape(node, manifest)
     weights = sum(file.size for file in manifest.files if file.name.endswith(".safetensors"))
     parameters = weights / (shape.weight_bytes or FLOAT32_BYTES) + place.adapter_bytes / FLOAT32_BYTES
-    language, domain, subdomain = _topics(place.path)
+    language, domain, subdomain = topics_of(place.path)
+    unnamed = subdomain not in SUBDOMAINS.get(domain, (subdomain,))  # no need can ask for it: so it keeps nobody out
     return Candidate(
         id=place.path,
         source="tree",
@@ -85,18 +101,10 @@ def tree_candidate(node: Node, place: Place) -> Candidate:
         commercial=sellable(manifest.licence),
         languages=(language,) if language else (),
         domains=(domain,) if domain else ("general",),
-        subdomains=(subdomain,) if subdomain else (),
+        subdomains=((subdomain, GENERAL) if unnamed else (subdomain,)) if subdomain else (),
         family=place.base_name,
         architecture=shape,
     )
-
-
-def _topics(path: str) -> tuple[str, str, str]:
-    """Language (without region), domain and subdomain of a path, "" where it has none."""
-    if path == "master":
-        return "", "", ""
-    language, domain, subdomain, *_ = [*path.split("/"), "", "", ""]
-    return language.partition("-")[0].lower(), domain, subdomain
 
 
 def _shape(node: Node, manifest: BaseManifest) -> tuple[Architecture, int | None]:

@@ -12,7 +12,7 @@ from node.context import Node
 from node.former_keys import own_keys
 from registry.cards import MAX_CARD_BYTES
 from registry.documents import Release
-from registry.paths import NodePath, Ref
+from registry.paths import ROOT_NAME, NodePath, Ref
 from registry.store import select
 from registry.tables import EvidenceRow, HeadRow, ReleaseRow
 from sync.chain import Link, find_release, release_files, stored_chain, stored_link
@@ -94,6 +94,14 @@ def describe(node: Node, ref: Ref, now: datetime) -> dict[str, Any]:
         ],
         "card_text": node.blobs.read(release.card.sha256, MAX_CARD_BYTES).decode("utf-8", "replace"),
     }
+
+
+def topics_of(path: str) -> tuple[str, str, str]:
+    """Language (without region), domain and subdomain of a path, "" where it has none."""
+    if path == ROOT_NAME:
+        return "", "", ""
+    language, domain, subdomain, *_ = [*path.split("/"), "", "", ""]
+    return language.partition("-")[0].lower(), domain, subdomain
 
 
 def _is_own(node: Node, link: Link) -> bool:

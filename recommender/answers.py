@@ -12,6 +12,7 @@ from recommender.hardware import Machine
 class Recommendation:
     """One answer. Memory is the estimate with its margin; None where it is not known, or the model is rented.
 
+    `basis` is the measurement that its quality rests on, in words, where it is one on a scale of its own, else "".
     `met`, `missed` and `unknown` are rules and wishes in words; `against_first` says how it differs from the first.
     """
 
@@ -24,6 +25,7 @@ class Recommendation:
     low: float | None
     high: float | None
     grade: str
+    basis: str
     met: tuple[str, ...]
     missed: tuple[str, ...]
     unknown: tuple[str, ...]

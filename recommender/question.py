@@ -16,9 +16,17 @@ from recommender.fits import FORMS, Fits, fits_of
 from recommender.hardware import Machine
 from recommender.index import Index
 from recommender.memory import Floats
+from recommender.own_scores import difference
 from recommender.rank import STEPS, Predict, Quality, by_score, in_steps, pareto
 from recommender.rules import RULES, Facts, Rule, bounded, rules_of
-from recommender.words import rule_in_words, trade_in_words, unknown_in_words, way_in_words
+from recommender.words import (
+    rule_in_words,
+    scales_in_words,
+    score_in_words,
+    trade_in_words,
+    unknown_in_words,
+    way_in_words,
+)
 
 MOST_LOOKED_AT: Final = 500  # of the models behind one way out
 UNKNOWN_IS_FAR: Final = 1e6
@@ -77,7 +85,7 @@ class Question:
             considered=len(self.index.columns),
             survivors=survivors,
             machine=self.machine,
-            why=tuple(_why(best, survivors)),
+            why=(*_why(best, survivors), *_about_scales(quality, order[:2].tolist(), best)),
             left_out=self._left_out(),
             conflicts=(),
             ways_out=(),
@@ -115,6 +123,7 @@ class Question:
             low=_number(quality.low[place]),
             high=_number(quality.high[place]),
             grade=quality.grade[place],
+            basis=score_in_words(quality.own[place][0]) if place in quality.own else "",
             met=tuple(rule_in_words(r.slot, r.value) for r in everything if r.met[row] and not r.unknown[row]),
             missed=tuple(rule_in_words(wish.slot, wish.value) for wish in self.wishes if not wish.met[row]),
             unknown=tuple(unknown_in_words(rule.slot) for rule in silent),
@@ -205,6 +214,17 @@ def _why(best: Sequence[Recommendation], survivors: int) -> list[str]:
     if len(best) > 1:
         lines.append(f"over {best[1].candidate.id}: {_reason(first, best[1])}")
     return lines
+
+
+def _about_scales(quality: Quality, places: Sequence[int], best: Sequence[Recommendation]) -> list[str]:
+    """Sentences: what the first answer's own score is, how the second did on the same rows, or that scales differ."""
+    own = [quality.own.get(place, ()) for place in places]
+    lines = [f"{one.candidate.id}: {one.basis}" for one in best[:2] if one.basis]
+    if len(best) < 2 or not lines:
+        return lines
+    both = difference(*own)
+    names = [one.candidate.id for one in best[:2]]
+    return [*lines, scales_in_words(names[0], names[1], both)]
 
 
 def _reason(first: Recommendation, second: Recommendation) -> str:

@@ -8,8 +8,8 @@ the Pareto front stand the models that no other beats in quality, memory, speed,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from recommender.candidate import Candidate
 from recommender.columns import Mask, Rows
 from recommender.constraints import Constraints
 from recommender.memory import Floats
+from recommender.own_scores import OwnScore
 
 # Points of quality, 0 to 100, that a wish is worth: about the half width of an interval without direct evidence.
 WISH_POINTS: Final = 5.0
@@ -33,13 +34,16 @@ STEPS: Final = {"quality": 0.5, "memory_gb": 0.1, "tokens_per_s": 1.0, "price": 
 class Quality:
     """What is expected of models, an array each: points (0 to 100), a 90 % interval, the grade of the evidence.
 
-    nan where nothing at all can be said.
+    nan where nothing at all can be said. `own` are the scores on scales of their own behind some of them, by position,
+    the one that counted first; `liked` is what users' voices add to the score of an answer, in points.
     """
 
     mean: Floats
     low: Floats
     high: Floats
     grade: Sequence[str]
+    own: Mapping[int, Sequence[OwnScore]] = field(default_factory=dict)
+    liked: Mapping[int, float] = field(default_factory=dict)
 
 
 Predict = Callable[[Sequence[Candidate], Constraints], Quality]
@@ -58,6 +62,8 @@ def by_score(quality: Quality, unmet_wishes: Floats, vague: Floats, memory_gb: F
     """
     safe = quality.mean - CAUTION * (quality.mean - quality.low)
     score = np.where(np.isnan(safe), -np.inf, safe) - WISH_POINTS * unmet_wishes
+    for place, points in quality.liked.items():
+        score[place] += points
     return np.lexsort((np.arange(len(score)), np.where(np.isnan(memory_gb), np.inf, memory_gb), vague, -score))
 
 

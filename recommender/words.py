@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from recommender.own_scores import Difference, OwnScore
 from recommender.rules import COMMERCIAL, MACHINE
 
 
@@ -81,6 +82,22 @@ def trade_in_words(quality: float | None, memory_gb: float | None, tokens_per_s:
         _difference(tokens_per_s, 0.5, "tokens/s"),
     ]
     return ", ".join(part for part in parts if part) or "the same in quality, memory and speed"
+
+
+def score_in_words(score: OwnScore) -> str:
+    """A measurement: "81.0 % of 300 rows right (intent, en, finance/cards), measured here on 2026-11-21"."""
+    of = f" of {score.rows:,} rows right" if score.rows else ""
+    said = ", ".join(part for part in (score.task, "/".join(score.languages), "/".join(score.domains)) if part)
+    where = "measured here" if score.here else f"measured by {score.source}"
+    return f"{score.score:.1f} %{of}{f' ({said})' if said else ''}, {where} on {score.measured.date().isoformat()}"
+
+
+def scales_in_words(first: str, second: str, both: Difference | None) -> str:
+    """How two answers compare where at least one has a score on a scale of its own."""
+    if both is None:
+        return f"{first} and {second} were measured on different scales: the gap between them says little"
+    gap = f"{both.points:+.1f} points ({both.low:+.1f} to {both.high:+.1f})"
+    return f"{first} against {second} on the same {both.rows:,} rows: {gap}"
 
 
 def _difference(value: float | None, least: float, unit: str) -> str:

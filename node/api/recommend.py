@@ -80,6 +80,7 @@ class Answer(BaseModel):
     low: float | None
     high: float | None
     grade: str
+    basis: str
     met: tuple[str, ...]
     missed: tuple[str, ...]
     unknown: tuple[str, ...]
