@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
@@ -64,25 +66,18 @@ def test_bits_come_back(bits: list[bool]) -> None:
 
 def test_evaluations_of_older_versions_become_evidence(tmp_path: Path) -> None:
     url = file_url(tmp_path / "banyan.db")
-    Store.open(url).close()
     engine = create_engine(url)
-    with engine.begin() as connection:  # back to what the revision before made
-        for table in ("evidence", "feedback", "speeds", "known_models"):
-            connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(
-            text(
-                "CREATE TABLE evaluations (id INTEGER PRIMARY KEY, release TEXT, path TEXT, dataset TEXT, metrics TEXT,"
-                " rows INTEGER, seconds FLOAT, machine TEXT, created TIMESTAMP)"
-            )
-        )
-        connection.execute(text("CREATE INDEX evaluations_by_path ON evaluations (path)"))
+    config = Config()
+    config.set_main_option("script_location", "registry:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
         connection.execute(
             text(
                 """INSERT INTO evaluations VALUES (1, 'aa', 'en/finance', 'bb', '{"exact_match": 0.75}', 200, 1.5,"""
                 " 'm', '2026-03-01 00:00:00.000000')"
             )
         )
-        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
     engine.dispose()
     store = Store.open(url)
     with store.read() as session:
