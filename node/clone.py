@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from node.arrivals import fetch_checked
 from node.bases import base_folder, read_manifest
 from node.context import Node
+from node.feedback import note_clone
 from node.folders import new_folder
 from node.lineage import unchanged_clone, write_lineage
 from node.parent_repository import Listing, parent_listing
@@ -81,6 +82,7 @@ def clone(
     files = unchanged_clone(folder, digest)
     if files is None:
         new_files = _write(node, chain, folder, base)
+        note_clone(node, str(ref.path), digest, now)
         return CloneResult(exact, digest, url, folder, base, new_files, moved, True)
     return CloneResult(exact, digest, url, folder, base, files, moved, False)
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from node.bases import read_manifest
 from node.context import Node
+from node.feedback import newest_voice, voices
 from node.own_scores import newest_score, own_scores
 from node.tree import Place, list_tree, topics_of
 from recommender.advisor import Advisor
@@ -21,6 +22,7 @@ from recommender.candidate import Architecture, Candidate
 from recommender.constraints import SUBDOMAINS, Constraints, Stated
 from recommender.devices import find_device
 from recommender.expected import shipped_quality, with_own
+from recommender.feedback import liked
 from recommender.hardware import GB, Machine, described_machine, this_machine
 from recommender.index import Index
 from recommender.rank import Predict
@@ -50,7 +52,7 @@ class Stock:
 class Shelf:
     """The node's catalogue: its releases and the shipped snapshot, or the releases alone. Safe to share.
 
-    It is made ready for questions once, and again when a release or evidence was added.
+    It is made ready for questions once, and again when a release, evidence or a voice was added.
     """
 
     def __init__(self, node: Node) -> None:
@@ -72,13 +74,13 @@ class Shelf:
 
     def _stock(self, now: datetime, tree_only: bool) -> Stock:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
-        stamp = (tuple(place.digest for place in places), newest_score(self._node))
+        stamp = (tuple(place.digest for place in places), newest_score(self._node), newest_voice(self._node))
         with self._lock:
             made = self._made.get(tree_only)
             if made is None or made.stamp != stamp:
                 candidates = [tree_candidate(self._node, place) for place in places]
                 candidates += [] if tree_only else read().candidates.values()
-                predict = with_own(shipped_quality(), own_scores(self._node, places))
+                predict = with_own(shipped_quality(), own_scores(self._node, places), liked(voices(self._node)))
                 made = self._made[tree_only] = Stock(stamp, Index.of(candidates, predict), predict)
             return made
 

@@ -25,6 +25,7 @@ from recommender.words import (
     score_in_words,
     trade_in_words,
     unknown_in_words,
+    voices_in_words,
     way_in_words,
 )
 
@@ -219,12 +220,14 @@ def _why(best: Sequence[Recommendation], survivors: int) -> list[str]:
 def _about_scales(quality: Quality, places: Sequence[int], best: Sequence[Recommendation]) -> list[str]:
     """Sentences: what the first answer's own score is, how the second did on the same rows, or that scales differ."""
     own = [quality.own.get(place, ()) for place in places]
+    named = [(one.candidate.id, place) for one, place in zip(best, places, strict=False)]
+    voices = [voices_in_words(name, quality.liked[place]) for name, place in named if quality.liked.get(place)]
     lines = [f"{one.candidate.id}: {one.basis}" for one in best[:2] if one.basis]
     if len(best) < 2 or not lines:
-        return lines
+        return lines + voices
     both = difference(*own)
     names = [one.candidate.id for one in best[:2]]
-    return [*lines, scales_in_words(names[0], names[1], both)]
+    return [*lines, scales_in_words(names[0], names[1], both), *voices]
 
 
 def _reason(first: Recommendation, second: Recommendation) -> str:

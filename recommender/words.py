@@ -100,6 +100,11 @@ def scales_in_words(first: str, second: str, both: Difference | None) -> str:
     return f"{first} against {second} on the same {both.rows:,} rows: {gap}"
 
 
+def voices_in_words(model: str, points: float) -> str:
+    """What users' voices changed."""
+    return f"{model}: users' ratings and clones count {points:+.1f} points in this order"
+
+
 def _difference(value: float | None, least: float, unit: str) -> str:
     if value is None or value != value or abs(value) < least:  # noqa: PLR0124  nan
         return ""

@@ -1,4 +1,4 @@
-"""`/v1/recommend`: which of the models that this node knows meet a need, with reasons."""
+"""`/v1/recommend`: which models meet a need, with reasons; `/v1/ratings`: how they served."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from assistant.extract import MAX_CHARS
-from node.api.openai.access import only_holders
+from node.api.openai.access import only_holders, tenant_of
 from node.api.openai.bodies import Body, body_of, described
 from node.context import Node
+from node.feedback import MAX_WORDS, rate
 from node.recommending import Shelf, as_data, machine_of, need_of
 from recommender.answers import LeftOut, WayOut
-from recommender.candidate import Kind, Source
+from recommender.candidate import MAX_ID_CHARS, Kind, Source
 from recommender.constraints import Amount, Count, Device, Task
 from recommender.hardware import Machine
 from recommender.recommend import MOST_ANSWERS
@@ -102,8 +103,23 @@ class RecommendReply(BaseModel):
     ways_out: list[WayOut]
 
 
+class RatingBody(Body):
+    """How well a model serves, 1 (useless) to 5 (just right), and why; the model is named as /v1/recommend does."""
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+    rating: Annotated[int, Field(ge=1, le=5)]
+    why: Annotated[str, Field(max_length=MAX_WORDS)] = ""
+
+
+class RatingReply(BaseModel):
+    """What was kept."""
+
+    model: str
+    rating: int
+
+
 def recommend_routes(node: Node, keys: Sequence[str], now: Callable[[], datetime]) -> APIRouter:
-    """The route; without keys it answers to this machine alone."""
+    """The routes; without keys they answer to this machine alone."""
     routes = APIRouter(dependencies=[Depends(only_holders(keys))])
     shelf = Shelf(node)
 
@@ -115,5 +131,11 @@ def recommend_routes(node: Node, keys: Sequence[str], now: Callable[[], datetime
         need = need_of(body.text, {**values, "languages": tuple(languages)}, body.wishes)
         machine = machine_of(body.text, body.machine, need)
         return as_data(need, shelf.recommend(need, machine, body.count, now(), tree_only=body.tree_only))
+
+    @routes.post("/v1/ratings", response_model=RatingReply, openapi_extra=described(RatingBody))
+    def rate_model(request: Request, body: Annotated[RatingBody, Depends(body_of(RatingBody))]) -> dict[str, Any]:
+        """What the holder of this key says of a model, in the place of what they said before."""
+        rate(node, body.model, body.rating, body.why, voice=tenant_of(request), now=now())
+        return {"model": body.model, "rating": body.rating}
 
     return routes

@@ -22,6 +22,7 @@ COMMANDS = {
         "tree": "node.cli.tree:tree",
         "show": "node.cli.tree:show",
         "recommend": "node.cli.recommend:recommend",
+        "rate": "node.cli.rate:rate",
         "chat": "node.cli.chat:chat",
         "import": "node.cli.importing:import_",
         "clone": "node.cli.clone:clone",
