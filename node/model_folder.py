@@ -46,11 +46,11 @@ def inspect(folder: Path) -> ModelFolder:
     """Look through a model folder. Raises BadData with the remedy when it is not one that can be taken."""
     names = _names(folder)
     _refuse_other_kinds(names, folder)
-    config = _read_json(folder / CONFIG, MAX_JSON_BYTES)
+    config = read_json(folder / CONFIG, MAX_JSON_BYTES)
     refuse_code(config, CONFIG)
     _refuse_quantised(config)
     if "tokenizer_config.json" in names:
-        refuse_code(_read_json(folder / "tokenizer_config.json", MAX_JSON_BYTES), "tokenizer_config.json")
+        refuse_code(read_json(folder / "tokenizer_config.json", MAX_JSON_BYTES), "tokenizer_config.json")
     weights = _weight_files(names, folder)
     chosen = {name for name in names if belongs(name) and (not name.endswith(".safetensors") or name in weights)}
     if weights == [SINGLE_WEIGHTS]:
@@ -103,7 +103,7 @@ def _refuse_other_kinds(names: set[str], folder: Path) -> None:
         raise BadData(f"{folder} has no tokenizer", "save it into the folder: tokenizer.save_pretrained(FOLDER)")
 
 
-def _read_json(file: Path, max_bytes: int) -> dict[str, Any]:
+def read_json(file: Path, max_bytes: int) -> dict[str, Any]:
     """A JSON object of bounded size; raises BadData."""
     try:
         with file.open("rb") as source:
@@ -139,7 +139,7 @@ def _weight_files(names: set[str], folder: Path) -> list[str]:
         raise BadData(
             f"{folder} has neither {SINGLE_WEIGHTS} nor {WEIGHTS_INDEX}", "give a folder that save_pretrained wrote"
         )
-    listed = _read_json(folder / WEIGHTS_INDEX, MAX_INDEX_BYTES).get("weight_map")
+    listed = read_json(folder / WEIGHTS_INDEX, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise BadData(f"{WEIGHTS_INDEX} lists no weights", "fetch the file again")
     shards = sorted({str(name) for name in listed.values()})

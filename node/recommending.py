@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from node.bases import read_manifest
 from node.context import Node
 from node.feedback import newest_voice, voices
+from node.known_models import known_models, newest_known
 from node.own_scores import newest_score, own_scores
 from node.tree import Place, list_tree, topics_of
 from recommender.advisor import Advisor
@@ -25,10 +26,11 @@ from recommender.expected import shipped_quality, with_own
 from recommender.feedback import liked
 from recommender.hardware import GB, Machine, described_machine, this_machine
 from recommender.index import Index
+from recommender.model_config import FLOAT32_BYTES, shape_of
 from recommender.rank import Predict
 from recommender.recommend import recommend
 from recommender.rules import GENERAL
-from recommender.snapshot.files import read
+from recommender.snapshot.files import merged, read
 from recommender.snapshot.licences import sellable
 from recommender.words import rule_in_words
 from registry.documents import BaseManifest
@@ -36,8 +38,6 @@ from registry.errors import BadData
 from registry.paths import NodePath
 
 MAX_CONFIG_BYTES: Final = 1 << 20
-FLOAT32_BYTES: Final = 4.0
-STORED_BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Stock:
 
 
 class Shelf:
-    """The node's catalogue: its releases and the shipped snapshot, or the releases alone. Safe to share.
+    """The node's catalogue: its releases, what users told of and the snapshot, or releases alone. Safe to share.
 
     It is made ready for questions once, and again when a release, evidence or a voice was added.
     """
@@ -74,13 +74,14 @@ class Shelf:
 
     def _stock(self, now: datetime, tree_only: bool) -> Stock:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]
-        stamp = (tuple(place.digest for place in places), newest_score(self._node), newest_voice(self._node))
+        node = self._node
+        stamp = tuple(place.digest for place in places), newest_score(node), newest_voice(node), newest_known(node)
         with self._lock:
             made = self._made.get(tree_only)
             if made is None or made.stamp != stamp:
-                candidates = [tree_candidate(self._node, place) for place in places]
-                candidates += [] if tree_only else read().candidates.values()
-                predict = with_own(shipped_quality(), own_scores(self._node, places), liked(voices(self._node)))
+                candidates = [tree_candidate(node, place) for place in places]
+                candidates += [] if tree_only else merged([known_models(node), read().candidates]).values()
+                predict = with_own(shipped_quality(), own_scores(node, places), liked(voices(node)))
                 made = self._made[tree_only] = Stock(stamp, Index.of(candidates, predict), predict)
             return made
 
@@ -114,25 +115,7 @@ def _shape(node: Node, manifest: BaseManifest) -> tuple[Architecture, int | None
     file = next((file for file in manifest.files if file.name == "config.json"), None)
     if file is None or not node.blobs.has(file.sha256):
         return Architecture(), None
-    config = json.loads(node.blobs.read(file.sha256, MAX_CONFIG_BYTES))
-    config = config.get("text_config", config)
-
-    def number(name: str) -> int | None:
-        value = config.get(name)
-        return value if isinstance(value, int) and 0 < value < 1 << 40 else None
-
-    heads = number("num_attention_heads")
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    shape = Architecture(
-        layers=number("num_hidden_layers"),
-        hidden=number("hidden_size"),
-        heads=heads,
-        kv_heads=number("num_key_value_heads") or heads,
-        head_dim=number("head_dim"),
-        vocabulary=number("vocab_size"),
-        weight_bytes=STORED_BYTES.get(stored, FLOAT32_BYTES),
-    )
-    return shape, number("max_position_embeddings")
+    return shape_of(json.loads(node.blobs.read(file.sha256, MAX_CONFIG_BYTES)))
 
 
 def stated(values: Mapping[str, Any], wishes: Collection[str] = ()) -> Constraints:

@@ -23,7 +23,7 @@ SILENT: Final = 0.5  # how near a need is to rows of which one of the two does n
 WITHIN: Final = 0.8  # where the domain is the same, and one of the two does not say which part of it
 LEAST: Final = 0.2  # what is further away is left out
 WIDE: Final = 30.0  # points, standard deviation where nothing else is known of a model
-UNSTATED: Final = 10.0  # points, of a score that came without its number of rows
+UNSTATED: Final = 10.0  # points, of a score that came without its number of rows, and the least doubt without one
 
 # Task as rows name it -> the task of a need.
 TASKS: Final = {
@@ -113,7 +113,7 @@ def estimate(score: OwnScore, need: Constraints, mean: float, low: float, high: 
     if math.isnan(mean):
         mean, doubt = 50.0, WIDE
     else:
-        mean, doubt = min(max(mean, low), high), (high - low) / 2 / USUAL
+        mean, doubt = min(max(mean, low), high), max((high - low) / 2 / USUAL, UNSTATED)  # its ends were cut off
     center = mean + near * (score.score - mean)
     spread = math.hypot(near * (top - bottom) / 2 / USUAL, math.sqrt(1 - near**2) * doubt)
     return Estimate(center, max(0.0, center - USUAL * spread), min(100.0, center + USUAL * spread), near, same_task)

@@ -23,6 +23,7 @@ COMMANDS = {
         "show": "node.cli.tree:show",
         "recommend": "node.cli.recommend:recommend",
         "rate": "node.cli.rate:rate",
+        "catalogue": "node.cli.catalogue:catalogue",
         "chat": "node.cli.chat:chat",
         "import": "node.cli.importing:import_",
         "clone": "node.cli.clone:clone",
