@@ -24,6 +24,7 @@ from sync.lifecycle import load_update
 from sync.parent import PromotionPlan
 from sync.policy import NEED_GAIN, NEED_NORMS
 from sync.promote import Promoter
+from sync.superseded import supersede
 from sync.train import StepReport
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,12 @@ def decide_updates(node: Node, at_work: Promoter, now: datetime) -> None:
             log.info("update %s of %s is %s", row.digest[:16], row.path, state)
 
 
+def settle_superseded(node: Node, at_work: Promoter, now: datetime) -> None:
+    """Leave one accepted update of every sender and path, before a policy counts them."""
+    for digest in supersede(node.store, at_work.own, now):
+        log.info("update %s is superseded", digest[:16])
+
+
 def release_updates(node: Node, at_work: Promoter, now: datetime) -> None:
     """Where a policy says so, turn the accepted updates of a place into a release (G1); a killed one goes first."""
     for place, waiting in _by_place(node, [*unfinished(node.store), *accepted(node.store)]).items():
@@ -137,7 +144,7 @@ def announce_releases(node: Node, at_work: Promoter, now: datetime) -> None:
 
 def parent_round(node: Node, at_work: Promoter, now: datetime) -> None:
     """Everything a parent has to do now; what fails does not keep the rest, and is tried again in the next round."""
-    for duty in (decide_updates, release_updates, announce_releases):
+    for duty in (decide_updates, settle_superseded, release_updates, announce_releases):
         with tried_again(duty.__name__):
             duty(node, at_work, now)
 
