@@ -38,8 +38,6 @@ from tests.node.tiny_models import save_tiny
 from tests.toy_tree import Child, enrol, head_of, identity
 from tests.world import make_node, put_base, put_release, utc_now
 
-ROUNDS = 5
-EARLIER = 8  # released updates to compare with
 ROWS = 32  # of the parent's own, and as many that travel
 SAID = "a"
 LOUD = 50.0  # times as large as the rest of a model makes it
@@ -47,10 +45,24 @@ PIECE_BYTES = 1 << 20  # of an upload
 EN, PATH = "en", "en/cards"
 LIMITS = Limits(update_bytes=1 << 30)
 TAKEN, UPLOADED, VERIFIED, REST, VERDICT = "envelope taken in", "files taken in", "verified", "models, norms", "verdict"
-ADAPTERS = {  # about how many MB: (hidden, intermediate, layers, rank)
-    "1 MB": (128, 352, 3, 32),
-    "10 MB": (256, 704, 8, 64),
-    "100 MB": (512, 1408, 40, 64),
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An adapter of so many MB: the model that it fits, its rank, released updates to compare with, usual rounds."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    rank: int
+    earlier: int
+    rounds: int
+
+
+SIZES = {  # each decision on the largest takes minutes
+    "1 MB": Size(128, 352, 3, 32, earlier=8, rounds=5),
+    "10 MB": Size(256, 704, 8, 64, earlier=8, rounds=3),
+    "100 MB": Size(512, 1408, 40, 64, earlier=1, rounds=1),
 }
 
 
@@ -198,30 +210,27 @@ def say_always(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def make_place(folder: Path, sizes: tuple[int, int, int, int]) -> Place:
-    """The two nodes, and the updates that came before."""
-    hidden, intermediate, layers, rank = sizes
+def make_place(folder: Path, size: Size) -> Place:
+    """The two nodes."""
     base = save_tiny(
         folder / "base",
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 64,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden // 64,
+        num_key_value_heads=size.hidden // 64,
         max_position_embeddings=512,
     )
     say_always(base)
     parent = make_node(folder / "parent", EN)
     put_release(parent, EN, put_base(parent, {file.name: file.read_bytes() for file in base.iterdir()}))
     store_validation(parent.home, NodePath.parse(EN), answered(KNOWN))
-    return Place(folder, parent, enrol(parent, PATH), base, rank)
+    return Place(folder, parent, enrol(parent, PATH), base, size.rank)
 
 
-def measure(
-    folder: Path, sizes: tuple[int, int, int, int], rounds: int, earlier: int
-) -> tuple[Place, dict[str, list[float]]]:
+def measure(folder: Path, size: Size, rounds: int, earlier: int) -> tuple[Place, dict[str, list[float]]]:
     """Milliseconds by part, a value a round; one round and the earlier updates do not count."""
-    place = make_place(folder, sizes)
+    place = make_place(folder, size)
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(earlier + 1 + rounds):
         offer = place.offer(number)
@@ -239,13 +248,14 @@ def run(scale: Scale) -> Result:
     """Milliseconds a part, and a megabyte (1,000,000 bytes) of the adapter."""
     figures: dict[str, Figure] = {}
     adapter_bytes: dict[str, int] = {}
-    for name, sizes in list(ADAPTERS.items())[: 1 if scale.smallest else None]:
+    for name, size in list(SIZES.items())[: 1 if scale.smallest else None]:
         with tempfile.TemporaryDirectory() as folder:
-            earlier = 1 if scale.smallest else EARLIER
-            place, found = measure(Path(folder), sizes, scale.rounds or ROUNDS, earlier)
+            earlier = 1 if scale.smallest else size.earlier
+            place, found = measure(Path(folder), size, min(scale.rounds or size.rounds, size.rounds), earlier)
         adapter_bytes[name] = place.sizes[-1]
         for part, all_ms in found.items():
             figures[f"{name}, {part}"] = Figure.of("ms", all_ms)
             figures[f"{name}, {part}, a MB"] = Figure.of("ms/MB", [1e6 * ms / place.sizes[-1] for ms in all_ms])
-    setting = {"adapter_bytes": adapter_bytes, "known_rows": ROWS, "transfer_rows": ROWS, "earlier_updates": EARLIER}
+    setting = {"adapter_bytes": adapter_bytes, "known_rows": ROWS, "transfer_rows": ROWS}
+    setting["earlier_updates"] = {name: size.earlier for name, size in SIZES.items()}
     return Result(setting | {"threads": torch.get_num_threads()}, figures)
