@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from node.context import Node
 from node.feedback import newest_voice, voices
 from node.known_models import known_models, newest_known
 from node.own_scores import newest_score, own_scores
+from node.speeds import own_speed
 from node.tree import Place, list_tree, topics_of
 from recommender.advisor import Advisor
 from recommender.answers import Recommendation, Recommendations
@@ -65,12 +66,18 @@ class Shelf:
     ) -> Recommendations:
         """The models that meet a need on a machine, best first."""
         stock = self._stock(now, tree_only)
-        return recommend(need, stock.index, machine, predict=stock.predict, count=count)
+        factor, answers = own_speed(self._node, stock.index, machine)
+        found = recommend(need, stock.index, machine, predict=stock.predict, count=count, factor=factor)
+        if answers and found.answers:
+            said = f"speeds are {factor:.2f} times the estimate, as those of {answers} answers measured here"
+            return replace(found, why=(*found.why, said))
+        return found
 
     def advisor(self, machine: Machine, now: datetime, *, tree_only: bool = False) -> Advisor:
         """The catalogue as it is now, for a conversation about models on a machine."""
         stock = self._stock(now, tree_only)
-        return Advisor(stock.index, machine, stock.predict)
+        factor, _ = own_speed(self._node, stock.index, machine)
+        return Advisor(stock.index, machine, stock.predict, factor=factor)
 
     def _stock(self, now: datetime, tree_only: bool) -> Stock:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]

@@ -15,6 +15,7 @@ from node.manifest import RunManifest
 from node.material import Material
 from node.measure import Measured, as_evaluations
 from node.preparation import Prepared
+from node.speeds import finetuned
 from node.training import Scored
 from registry.cards import CardFacts, render_card
 from registry.documents import Adapter, Evaluation, File, Release, ReleasePin
@@ -135,6 +136,8 @@ def store_result(node: Node, prepared: Prepared, scored: Scored, *, seconds: flo
         serve(session, link, now)
         session.add_all(_evidence(manifest, prepared.material, footing.last.digest, scored.before, now))
         session.add_all(_evidence(manifest, prepared.material, link.digest, scored.after, now))
+        if speed := finetuned(manifest.path, trained.tokens, trained.tokens_per_s, prepared.memory.total, now):
+            session.add(speed)
         _keep_run(session, manifest, "done", outcome.model_dump_json(), adapter=file.sha256, now=now)
     return outcome
 

@@ -62,6 +62,8 @@ class Trained:
     sha256: str
     steps: int
     best_epoch: int
+    tokens: int = 0  # that this process trained on, and how many of them a second
+    tokens_per_s: float = 0.0
     recompression_error: float | None = None  # where the run went on beside an adapter
 
 
@@ -100,9 +102,12 @@ class Training:
         start = self._start_delta()
         beside = start if continuing else None
         protected = protected_by(continuing.method, loaded, beside, plan.targets) if continuing and beside else None
+        last: StepReport | None = None
         with MetricsLog(self.folder / "metrics.jsonl") as log:
 
             def on_step(report: StepReport) -> None:
+                nonlocal last
+                last = report
                 log.write(report)
                 self.on_progress(Progress("train", report.step, report.total_steps, report))
 
@@ -123,7 +128,8 @@ class Training:
         shape = write_adapter(delta, file)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Trained(file, shape, digest, result.steps, result.best_epoch, error)
+        tokens, speed = (last.tokens, last.tokens_per_s) if last else (0, 0.0)
+        return Trained(file, shape, digest, result.steps, result.best_epoch, tokens, speed, error)
 
     def fresh_model(self) -> LoadedModel:
         """The model that is trained over: the releases above, and the adapter that new factors stand beside."""
