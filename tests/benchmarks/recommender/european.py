@@ -7,18 +7,26 @@ neither in the evidence nor in the choice of weights nor in the calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from recommender.answers import Recommendation
+from recommender.candidate import Candidate
+from recommender.constraints import Constraints, Stated
 from recommender.evidence import Benchmark, Evidence
+from recommender.expected import shipped_quality
+from recommender.hardware import described_machine
+from recommender.index import Index
 from recommender.metadata import Metadata
 from recommender.quality import GRADES, WEIGHTS, Predictor
+from recommender.recommend import MOST_ANSWERS, recommend
 from recommender.selection import chosen_weights
 from recommender.snapshot.euroeval import base_of, euroeval, is_open
+from recommender.snapshot.open_llm import open_llm
 from tests.benchmarks.recommender.choices import Floats, Pool
 
 CAPS_B = (2, 4, 9, 15, 35, 80)
@@ -49,6 +57,8 @@ class European:
         half[self.evidence.model, self.evidence.benchmark] = self.evidence.half_width
         sizes = np.array([one.parameters_b or np.inf for one in self.facts])
         self.pool = Pool(self.points, half, sizes, CAPS_B, (list(self.languages), list(self.tasks)))
+        liked = open_llm(folder.parent / "open_llm_leaderboard")[0]
+        self.likes = np.array([_likes(liked, one.id) for one in self.facts])
         with np.errstate(invalid="ignore"):
             self.standard = (self.points - np.nanmean(self.points, 0)) / np.nanstd(self.points, 0)
 
@@ -77,6 +87,7 @@ class European:
         names: dict[str, Floats] = {
             "random": np.random.default_rng(seed).random(self.points.shape),
             "largest that fits": largest,
+            "most liked": np.repeat(self.likes[:, None], count, axis=1),
             "global mean": np.zeros(self.points.shape),
             "nearest neighbour": np.zeros(self.points.shape),
             "oracle": np.nan_to_num(self.points, nan=-999),
@@ -90,12 +101,48 @@ class European:
             )
         return names
 
+    def violations(self) -> dict[str, int]:
+        """How many of all answers break a hard rule, looked at without the recommender's masks."""
+        machine = described_machine(device="cuda", memory_gb=80)
+        index = Index.of(self.facts, shipped_quality())
+        answers = broken = 0
+        for column, cap, _ in self.pool.queries():
+            need = Constraints(
+                languages=Stated(value=self.benchmarks[column].languages),
+                max_parameters_b=Stated(value=cap),
+                memory_gb=Stated(value=2.0 * cap),
+                local_only=Stated(value=True),
+            )
+            found = recommend(need, index, machine, predict=shipped_quality(), count=MOST_ANSWERS)
+            answers += len(found.answers)
+            broken += sum(_breaks(one, cap, need) for one in found.answers)
+        return {"answers": answers, "violations": broken}
+
     def unseen_models(self) -> dict[str, float]:
         """Rank correlation of average scores with what metadata say, each organisation left out in one of ten folds."""
         mean = average(self.standard, 0.0)
         counts = (~np.isnan(self.standard)).sum(1)
         owners = [base_of(one.id).partition("/")[0] for one in self.facts]
         return {"models": len(self.facts), "spearman": unseen(self.facts, mean, counts / (counts + 2), owners)}
+
+
+def _likes(liked: Mapping[str, Candidate], entry: str) -> float:
+    """Likes on the Hub as the Open LLM Leaderboard lists them; less than none where it does not."""
+    one = liked.get(base_of(entry).partition("#")[0])
+    return float(one.popularity or 0) if one else -1.0
+
+
+def _breaks(answer: Recommendation, cap: float, need: Constraints) -> bool:
+    one = answer.candidate
+    languages = need.languages.value if need.languages else ()
+    return (
+        one.parameters_b is None
+        or one.parameters_b > cap
+        or answer.memory_gb is None
+        or answer.memory_gb > 2 * cap
+        or one.weights != "local"
+        or bool(one.languages and not {*languages} <= {*one.languages})
+    )
 
 
 def unseen(facts: list[Any], quality: Floats, trust: Floats, owners: list[str]) -> float:
@@ -143,5 +190,7 @@ def measure(folder: Path) -> dict[str, Any]:
         for name, found in european.predicted(groups).items():
             part[name] = european.pool.summary(found["mean"]) | {"coverage90": covered(european.points, found)}
         result[title] = part
+    result["hard rules"] = european.violations()
+    result["likes known"] = int((european.likes >= 0).sum())
     result["unseen models"] = european.unseen_models()
     return result
