@@ -128,12 +128,18 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/engine/lora.py",
         "node/engine/weights.py",
     ),
-    "numpy": ("sync/checks/tensors.py", "sync/federation/arrays.py", "node/engine/sampler.py", "recommender/*"),
+    "numpy": (
+        "sync/checks/tensors.py",
+        "sync/federation/arrays.py",
+        "node/engine/sampler.py",
+        "recommender/*",
+        "simulations/scale/study.py",
+    ),
     "sentence_transformers": ("recommender/embed.py",),
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py", "recommender/snapshot/files.py"),
-    "matplotlib": ("node/curve.py",),
+    "matplotlib": ("node/curve.py", "simulations/scale/pictures.py"),
     "psutil": ("recommender/hardware.py", "node/folders.py"),
     # documents and settings are models of it everywhere
     "pydantic": ("*",),

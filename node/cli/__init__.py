@@ -43,6 +43,9 @@ COMMANDS = {
         "sync": "node.cli.sync:sync",
         "release": "node.cli.release:release",
     },
+    "Study": {
+        "simulate": "node.cli.simulate:simulate",
+    },
     "This node": {
         "keys": "node.cli.keys:keys",
         "config": "node.cli.config:config",
