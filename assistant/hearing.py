@@ -24,7 +24,29 @@ _SHORT_WORDS: Final = 8  # in more words than these "any" or "why" are about som
 _MARKS: Final = " \t\n.,;:!?)(\"'"
 _NUMBER: Final = re.compile(r"\d{1,9}(?:[.,]\d{1,9})?")
 _NUMBERS: Final = re.compile(r"\d{1,2}(?:(?:\s*(?:,|&|\+|and)\s*|\s+)\d{1,2}){0,9}")  # "1, 3 and 4"
-_NONE: Final = ("none", "none of them", "none of these", "nothing", "keine", "ninguno", "aucun", "zadne", "nenhum")
+_FILE: Final = re.compile(
+    r"""["'`](?P<quoted>[^"'`\n]{1,300}\.{ending})["'`]|(?P<bare>[^\s"'`]{1,300}\.{ending})(?![^\s.,;:!?)"'`])""".replace(
+        "{ending}", "(?:jsonl|json|csv|tsv|parquet)"
+    ),
+    re.IGNORECASE,
+)
+_JOB: Final = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
+_NONE: Final = frozenset(
+    {
+        "none",
+        "none of them",
+        "none of these",
+        "nothing",
+        "keine",
+        "keines",
+        "nichts",
+        "ninguno",
+        "ninguna",
+        "aucun",
+        "aucune",
+    }
+    | {"zadne", "zadna", "zaden", "nenhum", "nenhuma", "কোনোটিই না", "konotai na", "都不", "都没有", "没有"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +81,27 @@ def hear(state: State, text: str, extract: Extract) -> Heard:
 
 
 def acts_in(text: str) -> frozenset[str]:
-    """What a short text says beside a need; keys of `data/replies.toml`."""
-    folded = _plain_text(text)
+    """What a short text says beside a need; keys of `data/replies.toml`. The name of a file in it is passed over."""
+    file = _FILE.search(text)
+    folded = _plain_text(text if file is None else text[: file.start()] + text[file.end() :])
+    plain = folded.replace("-", " ")
     found = {hit.key for hit in find("replies", SPOKEN, folded) if hit.key not in WHOLE}
-    found |= {key for key in WHOLE if folded.replace("-", " ") in _phrases(key)}
+    found |= {key for key in WHOLE if plain in _phrases(key)}
+    if file is not None and any(plain.startswith(phrase) for phrase in _phrases("finetune")):
+        found.add("finetune")
     return frozenset(found) if len(folded.split()) <= _SHORT_WORDS else frozenset()
+
+
+def file_in(text: str) -> str:
+    """The name of a file of rows in a text, as it was typed; "" where there is none."""
+    found = _FILE.search(text)
+    return (found["quoted"] or found["bare"]) if found is not None else ""
+
+
+def job_in(text: str) -> int:
+    """The number of the job in a text, 0 where there is none."""
+    found = _JOB.search(fold(text))
+    return int(found[0]) if found is not None else 0
 
 
 def _plain_text(text: str) -> str:
@@ -114,9 +152,9 @@ def _plain(asked: Question, folded: str, acts: frozenset[str]) -> Option | None:
         return together([asked.options[number - 1] for number in sorted(numbers)])
     if asked.several and (folded in _NONE or "no" in acts):
         return together([])
-    for option in asked.options:
+    for number, option in enumerate(asked.options):
         label = fold(option.says)
-        if folded in (label, *option.words) or label.partition(",")[0] in acts & {"yes", "no"}:
+        if folded in (*_labels(asked, number), *option.words) or label.partition(",")[0] in acts & {"yes", "no"}:
             return option
     return None
 
@@ -126,7 +164,7 @@ def _named(asked: Question, folded: str) -> Option | None:
     found = [
         (len(word), -place, option)
         for place, option in enumerate(asked.options)
-        for word in (fold(option.says), *option.words)
+        for word in (*_labels(asked, place), *option.words)
         if len(word) > len("yes") and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", folded)
     ]
     if asked.several and found:
@@ -159,6 +197,14 @@ def _taken_back(text: str) -> Iterator[str]:
     reading = Reading.of(read, spoken(read.folded), first=False)
     if reading.cues.get("retract"):
         yield from (hit.key for hit in reading.find("limits", "slot"))
+
+
+def _labels(asked: Question, number: int) -> Iterator[str]:
+    """How an option is shown, in every language."""
+    yield fold(asked.options[number].says)
+    for language in SPOKEN:
+        says = load(f"say_{language}").get("questions", {}).get(asked.name, {}).get("says", ())
+        yield from (fold(one) for one in says[number : number + 1])
 
 
 @lru_cache(maxsize=len(WHOLE))

@@ -79,7 +79,7 @@ class Question:
             yield share, filled(need, together(held).fills)
 
     def text(self) -> str:
-        """The question with its options, numbered."""
+        """The question with its options, numbered, in English; see `voice` for other languages."""
         if not self.listed:
             return self.ask
         return "\n".join([self.ask, *(f"  {number}. {one.says}" for number, one in enumerate(self.options, start=1))])

@@ -27,7 +27,7 @@ from registry.tables import HeadRow, ReleaseRow, UpdateRow
 
 __all__ = ["Session", "Store", "file_url", "func", "select"]
 
-NEWEST_REVISION = "0008"  # the last of `registry/migrations`
+NEWEST_REVISION = "0009"  # the last of `registry/migrations`
 BUSY_TIMEOUT_S = 30
 _WRITERS = 0x42616E79  # with the schema's name, the advisory lock that PostgreSQL writers queue on
 

@@ -416,3 +416,16 @@ class JobRow(Table, kw_only=True):
     hint: Mapped[str] = mapped_column(Text, default="")
     created: Mapped[datetime]
     changed: Mapped[datetime]
+
+
+class SessionRow(Table, kw_only=True):
+    """A conversation as it was left: `state` is `assistant.state.State`. `owner` as in `JobRow`."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_by_change", "changed"),)
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    state: Mapped[str] = mapped_column(Text)  # JSON
+    created: Mapped[datetime]
+    changed: Mapped[datetime]

@@ -32,6 +32,7 @@ COMMANDS = {
         "generate": "node.cli.generate:generate",
         "export": "node.cli.export:export",
         "jobs": "node.cli.jobs:jobs",
+        "sessions": "node.cli.sessions:sessions",
         "assistant": "node.cli.assistant:assistant",
     },
     "Exchange": {

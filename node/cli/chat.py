@@ -1,8 +1,9 @@
-"""`node chat`: find a model in a conversation, and clone it."""
+"""`node chat`: find a model in a conversation, and clone, fine-tune or evaluate it."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,54 +11,63 @@ import click
 
 from node.cli.group import Call, command
 from node.cli.output import Result, plain_text
-from registry.errors import BadData, BanyanError
+from registry.errors import BadData
 
 if TYPE_CHECKING:
-    from assistant.state import Action
     from node.context import Node
-    from recommender.advisor import Advisor
+    from node.jobs.queue import Job
 
 MAX_LINE_CHARS: Final = 20_000
+LOOK_S: Final = 0.3
 GREETING: Final = "What do you need a model for? Say it in your own words. An empty line ends the conversation."
 
 
-@command("node chat")
+@command("node chat --session letters")
+@click.option("--session", "name", default="", metavar="NAME", help="Go on with this conversation, and remember it.")
 @click.option("--machine", default="", metavar="NAME", help="Another machine than this one, such as 'RTX 3060 12 GB'.")
 @click.option("--tree", "tree_only", is_flag=True, help="Only models that this node has, none of the shipped tables.")
-def chat(call: Call, *, machine: str, tree_only: bool) -> Result:
-    """Find a model in a conversation: it asks what would change the answer, explains, and clones after a plain yes.
+def chat(call: Call, *, name: str, machine: str, tree_only: bool) -> Result:
+    """Find a model in a conversation: it asks what would change the answer, explains, and acts after a plain yes.
 
-    What the user says is read from the terminal, or line by line from stdin.
+    What the user says is read from the terminal, or line by line from stdin. Clones, fine-tunes and evaluations are
+    jobs: they begin at once, and at the end of the conversation they are waited for; Ctrl-C leaves them to: node jobs.
     """
     from datetime import UTC, datetime
 
-    from assistant.dialogue import step
-    from assistant.extract import extract
+    from assistant.dialogue import recalled
     from assistant.state import State
+    from node.conversation import Desk, converse
+    from node.jobs.runner import working
     from node.recommending import Shelf
+    from node.sessions import keep_session, load_session
     from recommender.hardware import described_machine, this_machine
+
+    def now() -> datetime:
+        return datetime.now(UTC)
 
     where = described_machine(machine) if machine else this_machine()
     replies: list[dict[str, Any]] = []
-    state = State()
-    with call.node() as node:
-        advisor = Shelf(node).advisor(where, datetime.now(UTC), tree_only=tree_only)
-        for text in _said(call):
-            state, reply = step(state, text, advisor, extract)
-            done = _act(call, node, advisor, reply.action) if reply.action is not None else {}
-            replies.append(
-                {"said": text, "reply": reply.text, "question": reply.question or None, "done": done or None}
-            )
+    with call.node() as node, working(node):
+        state = load_session(node.store, "", name, now()) if name else State()
+        advisor, desk = Shelf(node).advisor(where, now(), tree_only=tree_only), Desk(node, "", False, now)
+        for text in _said(call, recalled(state)):
+            state, said = converse(state, text, advisor, desk)
+            if name:
+                keep_session(node.store, "", name, state, now())
+            job = said.job.id if said.job is not None else None
+            replies.append({"said": text, "reply": said.text, "question": said.question or None, "job": job})
             if not call.output.as_json:
-                click.echo(plain_text("\n".join([reply.text, *(f"{name}: {value}" for name, value in done.items())])))
+                click.echo(plain_text(said.text))
+        jobs = [_awaited(call, node, one["job"]) for one in replies if one["job"] is not None]
     need = {slot: stated.value for slot, stated in state.need.stated()}
-    return Result({"replies": replies, "need": need, "model": state.current or None}, lambda _: "")
+    told = [job.model_dump(mode="json") for job in jobs]
+    return Result({"replies": replies, "need": need, "model": state.current or None, "jobs": told}, _jobs)
 
 
-def _said(call: Call) -> Iterator[str]:
-    """The user's lines, until an empty one or the end."""
-    if call.output.interactive:
-        click.echo(GREETING)
+def _said(call: Call, before: str) -> Iterator[str]:
+    """The user's lines, until an empty one or the end; `before` is what a remembered conversation begins with."""
+    if call.output.interactive or (before and not call.output.as_json):
+        click.echo(plain_text(before) or GREETING)
     while True:
         if call.output.interactive:
             click.echo("> ", nl=False)
@@ -69,26 +79,23 @@ def _said(call: Call) -> Iterator[str]:
         yield line.strip()
 
 
-def _act(call: Call, node: Node, advisor: Advisor, action: Action) -> dict[str, str]:
-    """Carry out what the user agreed to; what needs rows of the user's is named as a command. A failure is told."""
-    from datetime import UTC, datetime
+def _awaited(call: Call, node: Node, number: int) -> Job:
+    """A job when it is over; who does not want to wait so long ends the command, and the job goes on with the next."""
+    from node.jobs.queue import find
 
-    from node.clone import clone
-    from registry.paths import Ref
+    with call.output.progress(f"Job {number}") as bar:
+        while not (job := find(node.store, number, "")).is_over:
+            if job.progress is not None:
+                bar(job.progress.done, job.progress.total, job.progress.stage)
+            time.sleep(LOOK_S)
+    return job
 
-    if action.kind != "clone":
-        return {"next": f"node {action.kind} {action.model} --data ROWS.jsonl"}
-    if not any(one.id == action.model and one.source == "tree" for one in advisor.index.columns.candidates):
-        return {"next": f"node import {action.model} --path PATH"}
-    try:
-        with call.output.progress("Cloning", unit="bytes") as bar:
-            done = clone(
-                node,
-                Ref.parse(action.model),
-                None,
-                lambda progress: bar(progress.done, progress.total, progress.file),
-                now=datetime.now(UTC),
-            )
-    except BanyanError as error:
-        return {"failed": error.message, "next": error.hint}
-    return {"cloned": str(done.ref), "folder": str(done.folder)}
+
+def _jobs(data: dict[str, Any]) -> str:
+    """What came of the jobs, for people."""
+    lines = []
+    for job in data["jobs"]:
+        lines.append(f"job {job['id']}: {job['state']}")
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in (job["result"] or {}).items()]
+        lines += [f"  {job['error']}", f"next:  {job['hint']}"] if job["error"] else []
+    return plain_text("\n".join(lines))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ SHELF = (
     model("tiny", 0.3, 40),
     model("unfree", 7, 75, license="CC-BY-NC-4.0", commercial=False),
 )
+
+HERE = tuple(replace(one, source="tree") for one in SHELF)  # so that something can be done with them
 
 
 def advisor(*shelf: Candidate) -> Advisor:
@@ -236,20 +239,55 @@ def test_but_with_another_licence_is_a_rule_on_top() -> None:
 # acting
 
 
-@pytest.mark.parametrize("kind", ["clone", "finetune", "evaluate"])
-def test_nothing_is_started_without_a_plain_yes(kind: str) -> None:
-    said = {"clone": "clone it", "finetune": "fine-tune it", "evaluate": "evaluate it"}[kind]
-    state, reply = talk(said, state=recommended())
+@pytest.mark.parametrize(
+    ("said", "action"),
+    [
+        ("clone it", Action(kind="clone", model="large")),
+        ("fine-tune it on my_rows.jsonl", Action(kind="finetune", model="large", data="my_rows.jsonl")),
+        ("evaluate it with 'held out.csv', please", Action(kind="evaluate", model="large", data="held out.csv")),
+    ],
+)
+def test_nothing_is_started_without_a_plain_yes(said: str, action: Action) -> None:
+    state, reply = talk(said, state=recommended(), shelf=HERE)
     assert reply.action is None
     assert "yes / no" in reply.text
     agreed, started = talk("yes", state=state)
-    assert started.action == Action(kind=kind, model="large")  # type: ignore[arg-type]
+    assert started.action == action
     assert agreed.offer is None
     assert talk("yes", state=agreed)[1].action is None  # once
     for other in ("no", "ok thanks", "smaller", "yes but is it good?", "what is the weather?", "yesterday"):
         after, reply = talk(other, state=state)
         assert reply.action is None
         assert after.offer is None
+
+
+@pytest.mark.parametrize("kind", ["finetune", "evaluate"])
+def test_what_needs_rows_asks_for_their_file_first(kind: str) -> None:
+    wish = {"finetune": "fine-tune it", "evaluate": "evaluate it"}[kind]
+    state, reply = talk(wish, state=recommended(), shelf=HERE)
+    assert "Which file" in reply.text
+    assert talk("yes", state=state)[1].action is None  # to nothing that could be done
+    asked, reply = talk("they are in data/rows.JSONL.", state=state, shelf=HERE)
+    assert "data/rows.JSONL" in reply.text
+    assert talk("yes", state=asked)[1].action == Action(kind=kind, model="large", data="data/rows.JSONL")  # type: ignore[arg-type]
+    assert "Nothing was started" in talk("no", state=state)[1].text
+
+
+def test_a_model_of_the_tables_has_to_come_in_first() -> None:
+    state, reply = talk("clone it", state=recommended())
+    assert "node import large --path PATH" in reply.text
+    assert state.offer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "job"), [("how far is it?", 0), ("How far is job 12?", 12), ("wie weit ist es?", 0), ("进度怎么样", 0)]
+)
+def test_who_asks_after_a_job_is_answered_by_who_knows_the_jobs(text: str, job: int) -> None:
+    before = recommended()
+    state, reply = talk(text, state=before)
+    assert (reply.status, reply.action, state.current) == (job, None, before.current)
+    sort = "classify the status of our orders, in English"
+    assert talk(sort)[1].status is None
 
 
 def test_a_yes_that_nobody_asked_for_starts_nothing() -> None:
@@ -280,7 +318,7 @@ def test_a_node_without_models_says_so() -> None:
 
 
 def test_a_conversation_goes_on_from_its_json() -> None:
-    state, _ = talk("clone it", state=recommended())
+    state, _ = talk("clone it", state=recommended(), shelf=HERE)
     again = State.model_validate_json(state.model_dump_json())
     assert again == state
     assert talk("yes", state=again)[1].action == Action(kind="clone", model="large")
