@@ -26,10 +26,12 @@ from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
 from node.api.recommend import RecommendBody, recommend_routes
 from node.api.releases import release_routes
+from node.api.sessions import session_routes
 from node.api.tuf import tuf_routes
 from node.api.updates import update_routes
 from node.context import Node
 from node.engine.statistics import Statistics
+from node.serving.assistant import NAME, AssistantBackend
 from node.serving.local import LocalBackend
 from node.serving.models import Models
 from node.serving.router import Router, upstreams_of
@@ -47,7 +49,8 @@ def create_app(
 
     The caller closes the node and the models.
     """
-    router = Router(LocalBackend(models), upstreams_of(node.settings.upstreams, os.environ)) if models else None
+    upstreams = upstreams_of(node.settings.upstreams, os.environ) if models else {}
+    router = Router(LocalBackend(models), upstreams, {NAME: AssistantBackend(node, now)}) if models else None
 
     board = HintBoard(node)
 
@@ -83,6 +86,7 @@ def create_app(
     app.include_router(hub_routes(node, now))
     app.include_router(recommend_routes(node, node.settings.api_keys, now))
     app.include_router(job_routes(node, node.settings.api_keys, now))
+    app.include_router(session_routes(node, node.settings.api_keys))
     bodies: tuple[type[BaseModel], ...] = (RecommendBody, JobBody)
     if router is not None:
         app.include_router(openai_routes(router, node.settings.api_keys, now))

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from node.jobs.queue import UnknownJob
 from node.serving import errors as serving
+from node.sessions import UnknownSession
 from node.watched_logs import NotFollowed
 from registry.errors import BadData, LocalFailure
 from sync.inbox import Busy, NotEnrolled, UnknownUpdate
@@ -73,6 +74,7 @@ ANSWERS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (serving.Unavailable, 503, "unavailable"),
     (UnknownUpdate, 404, "not_here"),
     (UnknownJob, 404, "not_here"),
+    (UnknownSession, 404, "not_here"),
     (NotFollowed, 404, "not_followed"),
     (NotEnrolled, 403, "not_enrolled"),
     (Forbidden, 403, "forbidden"),

@@ -90,7 +90,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """The next turn of a conversation, `n` times. `tenant` keeps the caches of different users apart."""
+    """The next turn of a conversation, `n` times. `tenant` keeps the caches of different users apart.
+
+    `metadata` is for backends that say what they read of it; the others pass it over.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -101,6 +104,7 @@ class ChatRequest:
     parallel_tool_calls: bool = True
     format: Format | None = None
     tenant: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,14 @@
-"""`Router`: which backend answers. `NAME/MODEL` is a model of the upstream NAME, everything else is of the tree."""
+"""`Router`: which backend answers. `NAME/MODEL` is a model of the upstream NAME, everything else is of the tree.
+
+Beside them there are backends that are one model each, by a name that no place of the tree can have.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from node.serving.errors import Unavailable, UnknownModel
 from node.serving.local import LocalBackend
@@ -26,9 +30,15 @@ log = logging.getLogger(__name__)
 class Router:
     """One backend made of several; see `node.serving.requests.Backend`."""
 
-    def __init__(self, local: LocalBackend, upstreams: Mapping[str, UpstreamBackend]) -> None:
+    def __init__(
+        self,
+        local: LocalBackend,
+        upstreams: Mapping[str, UpstreamBackend],
+        single: Mapping[str, Backend] = MappingProxyType({}),
+    ) -> None:
         self._local = local
         self._upstreams = upstreams
+        self._single = single
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """The pieces of the answers."""
@@ -46,11 +56,13 @@ class Router:
         return await backend.embed(replace(request, model=model))
 
     async def models(self) -> list[ModelInfo]:
-        """The models of the tree, then those of every upstream that answers."""
+        """The models of the tree, the single ones, then those of every upstream that answers."""
         found = list(await self._local.models())
-        for name, backend in self._upstreams.items():
+        for backend in self._single.values():
+            found += await backend.models()
+        for name, upstream in self._upstreams.items():
             try:
-                found += [replace(model, id=f"{name}/{model.id}") for model in await backend.models()]
+                found += [replace(model, id=f"{name}/{model.id}") for model in await upstream.models()]
             except Unavailable as error:  # one that is down hides no others
                 log.warning("the upstream %s lists no models: %s", name, error.message)
         return found
@@ -58,6 +70,8 @@ class Router:
     async def model(self, name: str) -> ModelInfo:
         """One model by its name. Raises UnknownModel, or Unavailable where its upstream is."""
         upstream, _, model = name.partition("/")
+        if name in self._single:
+            return (await self._single[name].models())[0]
         if upstream not in self._upstreams:
             return await self._local.model(name)
         for found in await self._upstreams[upstream].models():
@@ -71,6 +85,8 @@ class Router:
             await backend.aclose()
 
     def _find(self, name: str) -> tuple[Backend, str]:
+        if name in self._single:
+            return self._single[name], name
         upstream, _, model = name.partition("/")
         return (self._upstreams[upstream], model) if upstream in self._upstreams else (self._local, name)
 

@@ -124,7 +124,8 @@ class ChatBody(SamplingBody):
     """The next turn of a conversation.
 
     Without effect: user, metadata, store, service_tier, safety_identifier, prompt_cache_key, prompt_cache_retention,
-    prediction, modalities (text alone).
+    prediction, modalities (text alone). Of metadata the model `assistant` reads `session`, a conversation to go on
+    with, and `models`: "all" that are known here, or those of the "tree" alone.
     """
 
     model: ModelName
@@ -170,6 +171,7 @@ class ChatBody(SamplingBody):
             parallel_tool_calls=self.parallel_tool_calls is not False,
             format=format_of(self.response_format),
             tenant=tenant,
+            metadata=self.metadata or {},
         )
 
 
