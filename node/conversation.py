@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from assistant.dialogue import step
 from assistant.extract import extract
 from assistant.jobs import told
 from assistant.state import Action, State
 from assistant.voice import Voice, voice
-from node.context import Node
-from node.jobs import queue
-from node.jobs.queue import Job, UnknownJob
-from node.jobs.requests import placed, read_request
+from node.desk import Desk
+from node.jobs.queue import Job
+from node.jobs.requests import read_request
 from recommender.advisor import Advisor
 from registry.errors import BanyanError
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """Where jobs are asked for and looked at on behalf of an owner; `from_outside` as in `jobs.requests.placed`."""
-
-    node: Node
-    owner: str
-    from_outside: bool
-    now: Callable[[], datetime]
-
-    def start(self, action: Action) -> Job:
-        """Queue what was agreed. Raises BadData for a file that is not there, Busy where too much waits."""
-        values = {"kind": action.kind, "model": action.model} | ({"data": action.data} if action.data else {})
-        asked = placed(read_request(values), self.node.home, from_outside=self.from_outside)
-        return queue.add(self.node.store, asked, self.owner, self.now())
-
-    def look(self, number: int) -> Job | None:
-        """A job of the owner by its number, 0 for the newest; None where there is none."""
-        if number == 0:
-            return next(iter(queue.jobs(self.node.store, self.owner, 1)), None)
-        try:
-            return queue.find(self.node.store, number, self.owner)
-        except UnknownJob:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +43,9 @@ def converse(state: State, text: str, advisor: Advisor, desk: Desk) -> tuple[Sta
 
 def _started(action: Action, desk: Desk, tongue: Voice) -> Said:
     """A failure to start is told and does not end the conversation."""
+    values = {"kind": action.kind, "model": action.model} | ({"data": action.data} if action.data else {})
     try:
-        job = desk.start(action)
+        job = desk.ask(read_request(values))
     except BanyanError as error:
         return Said(tongue.say("not_started", why=error.message, hint=error.hint))
     return Said(tongue.say("started", job=job.id), job=job)

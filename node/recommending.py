@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -78,6 +78,10 @@ class Shelf:
         stock = self._stock(now, tree_only)
         factor, _ = own_speed(self._node, stock.index, machine)
         return Advisor(stock.index, machine, stock.predict, factor=factor)
+
+    def candidates(self, now: datetime, *, tree_only: bool = False) -> Sequence[Candidate]:
+        """All models that are known."""
+        return self._stock(now, tree_only).index.columns.candidates
 
     def _stock(self, now: datetime, tree_only: bool) -> Stock:
         places = [place for place in list_tree(self._node, NodePath.parse("master"), now) if not place.expired]

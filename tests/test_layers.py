@@ -36,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tomlkit": ("node/config_file.py",),
     # the wire
     "fastapi": ("node/api/*",),
-    "starlette": ("node/api/*",),
+    "starlette": ("node/api/*", "node/mcp.py"),
     "uvicorn": ("node/api/server.py",),
     "prometheus_client": ("node/api/metrics.py",),
     "httpx": (
@@ -51,6 +51,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpcore": ("sync/transport.py", "sync/wire.py", "node/parent_probe.py"),
     "stamina": ("registry/trust/files.py", "sync/transport.py", "node/serving/upstream.py"),
     "grpc": ("node/grpc/*",),
+    "mcp": ("node/mcp.py",),
     "grpc_reflection": ("node/grpc/server.py",),
     "google": ("node/grpc/*",),
     "flwr": ("sync/federation/*",),

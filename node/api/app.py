@@ -21,6 +21,7 @@ from node.api.identity import identity_routes
 from node.api.jobs import JobBody, job_routes
 from node.api.journal import Journal
 from node.api.log import log_routes
+from node.api.mcp import mcp_route
 from node.api.metrics import HttpMetrics, metric_routes
 from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
@@ -87,6 +88,7 @@ def create_app(
     app.include_router(recommend_routes(node, node.settings.api_keys, now))
     app.include_router(job_routes(node, node.settings.api_keys, now))
     app.include_router(session_routes(node, node.settings.api_keys))
+    app.router.routes.append(mcp_route(node, node.settings.api_keys, now))
     bodies: tuple[type[BaseModel], ...] = (RecommendBody, JobBody)
     if router is not None:
         app.include_router(openai_routes(router, node.settings.api_keys, now))

@@ -33,6 +33,7 @@ COMMANDS = {
         "export": "node.cli.export:export",
         "jobs": "node.cli.jobs:jobs",
         "sessions": "node.cli.sessions:sessions",
+        "mcp": "node.cli.mcp:mcp",
         "assistant": "node.cli.assistant:assistant",
     },
     "Exchange": {

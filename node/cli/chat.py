@@ -36,7 +36,8 @@ def chat(call: Call, *, name: str, machine: str, tree_only: bool) -> Result:
 
     from assistant.dialogue import recalled
     from assistant.state import State
-    from node.conversation import Desk, converse
+    from node.conversation import converse
+    from node.desk import Desk
     from node.jobs.runner import working
     from node.recommending import Shelf
     from node.sessions import keep_session, load_session

@@ -46,18 +46,22 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class CloneRequest(Request):
+class CloneArguments(Request):
     """Fetch a model of the tree, verify it, and write it as a folder that PEFT loads."""
 
-    kind: Literal["clone"] = "clone"
     model: RefText
     out: Annotated[str, Field(max_length=1_000, description="a new folder; named after the model if not given")] = ""
 
 
-class FinetuneRequest(Request):
+class CloneRequest(CloneArguments):
+    """A clone as a job."""
+
+    kind: Literal["clone"] = "clone"
+
+
+class FinetuneArguments(Request):
     """Train an adapter for a place of the tree on rows, which stay on this machine; the result is its new release."""
 
-    kind: Literal["finetune"] = "finetune"
     model: PathText
     data: FileText
     method: Annotated[
@@ -69,12 +73,23 @@ class FinetuneRequest(Request):
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
 
 
-class EvaluateRequest(Request):
+class FinetuneRequest(FinetuneArguments):
+    """A fine-tune as a job."""
+
+    kind: Literal["finetune"] = "finetune"
+
+
+class EvaluateArguments(Request):
     """Measure a model of the tree on rows with input and output; the figures are kept as evidence."""
 
-    kind: Literal["evaluate"] = "evaluate"
     model: RefText
     data: FileText
+
+
+class EvaluateRequest(EvaluateArguments):
+    """An evaluation as a job."""
+
+    kind: Literal["evaluate"] = "evaluate"
 
 
 JobRequest = Annotated[CloneRequest | FinetuneRequest | EvaluateRequest, Field(discriminator="kind")]

@@ -18,7 +18,8 @@ from assistant.dialogue import step
 from assistant.extract import MAX_TURNS, extract
 from assistant.state import State
 from node.context import Node
-from node.conversation import Desk, converse
+from node.conversation import converse
+from node.desk import Desk
 from node.recommending import Shelf
 from node.serving.errors import Refused
 from node.serving.requests import (
