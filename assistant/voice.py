@@ -17,7 +17,13 @@ from assistant.speech import SPOKEN, spoken_surely
 from assistant.text import fold
 
 ENGLISH: Final = "en"
-_PLACES: Final = {"n": r"[\d.,]+", "x": r".+?", "p": r".+?", "q": r".+?"}
+_PLACES: Final = {
+    **dict.fromkeys("nm", r"-?[\d.,]+"),
+    **dict.fromkeys("sab", r"[+-][\d.,]+"),
+    **dict.fromkeys("xypq", r".+?"),
+    "o": r".*?",
+    "d": r"[\d-]+",
+}
 _INNER: Final = frozenset("pq")  # places of other phrases
 _LISTS: Final = ("; ", ", ")
 

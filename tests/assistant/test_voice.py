@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,20 @@ from assistant.speech import SPOKEN
 from assistant.state import State
 from assistant.voice import language_after, voice
 from recommender.constraints import Constraints, Stated
+from recommender.own_scores import Difference, OwnScore
 from recommender.quality import GRADES
 from recommender.rules import MACHINE
-from recommender.words import rule_in_words, trade_in_words, unknown_in_words, way_in_words
+from recommender.words import (
+    rule_in_words,
+    scales_in_words,
+    score_in_words,
+    trade_in_words,
+    unknown_in_words,
+    voices_in_words,
+    way_in_words,
+)
 from tests.assistant.test_dialogue import SHELF, advisor
+from tests.world import utc_now
 
 PLACES = re.compile(r"\{(\w+)\}")
 OTHERS = [language for language in SPOKEN if language != "en"]
@@ -54,6 +65,11 @@ def test_whatever_the_recommender_says_has_its_phrase() -> None:
         for needed in (None, 3.0)
         if slot != "license" or needed is None
     ]
+    measured = OwnScore("a", "b", "intent", ("en",), ("finance/cards",), 81.0, 300, True, "", utc_now())
+    others = replace(measured, here=False, source="the parent", rows=0, task="", languages=(), domains=())
+    said += [score_in_words(one) for one in (measured, replace(measured, rows=0), others, replace(others, rows=5))]
+    said += [scales_in_words("a", "b", both) for both in (None, Difference(1.5, -0.5, 3.5, 200))]
+    said += [voices_in_words("a", -1.2), f"a: {score_in_words(measured)}"]
     said += [trade_in_words(2.1, -3.0, 20.0), trade_in_words(0.0, np.nan, 0.1), *GRADES]
     quiet = {unknown_in_words(slot) for slot in ("device", "local_only")}  # never unknown
     found = {text: voice("de").phrase(text) for text in said if text not in quiet}
