@@ -12,42 +12,23 @@ from assistant.clauses import Reading
 from assistant.lexicon import Hit, Lexicon, load
 from assistant.mention import Mention
 from assistant.numerals import Numeral
+from assistant.patterns import one_of
 
-_SERIES: Final = (
-    *("nvidia", "geforce", "rtx", "gtx", "nvidia rtx", "nvidia gtx", "geforce rtx", "geforce gtx", "tesla", "quadro"),
-    *("nvidia geforce rtx", "nvidia geforce gtx", "nvidia geforce", "nvidia tesla", "nvidia quadro"),
-)
+_FILE: Final = "machines"
 _TIMES: Final = re.compile(r"(?<=\d)x(?=\d{4}|[a-z]\d)")
-_LAPTOP: Final = re.compile(r"laptop|notebook|max-q|portatil|ordinateur portable|pc portable|laptopi|ল্যাপটপ|笔记本")
-_NOT_A_CARD: Final = re.compile(
-    r"\s*[/-]\s*[ls]\d|\s+(?:tokens?|people|users|e?mails|documents|words|pages|customers|articles|"
-    r"tickets|form|slip|address|motorway|ssd)\b"
-)
-_RUNS_ON: Final = re.compile(
-    r"(?:\b(?:on|onto|into|in|for|inside|auf|fur|en|para|sur|pour|na|do|dla|no|em|num|con|"
-    r"su)\b[^.;,]{0,28}|适合|在|跑在|用|装在|放在|আমার\s+|এই\s+)$"
-)
+_LAPTOP: Final = re.compile(one_of(_FILE, "laptop"))
+_NOT_A_CARD: Final = re.compile(rf"\s*[/-]\s*[ls]\d|\s+{one_of(_FILE, 'no_card')}\b")
+_RUNS_ON: Final = re.compile(rf"(?:{one_of(_FILE, 'on', whole=True)}[^.;,]{{0,28}}|{one_of(_FILE, 'right_on')}\s*)$")
 _DEVICE_FOLLOWS: Final = re.compile(
-    r"\s*(?:w/|চলবে|চলতে|জন্য|cholbe|cholte|jonno|with|has|mit|con|avec|z|com|er|e|te|তে|এ|ে|র|内存|上|端|app\b|[(,]|only\b|without|\d|:)"
+    rf"\s*(?:{one_of(_FILE, 'runs_after')}|{one_of(_FILE, 'runs_after_word', ends=True)}|\d)"
 )
-_NOT_THE_DEVICE: Final = re.compile(
-    r"\s*(?:bot|bots|calls?|lines?|support|numbers?|conversations?|interviews?|transcripts?|agents?|"
-    r"has 5g|号|店|壳|shop|store|plans?|contracts?|banking|users)"
-)
-_CPU_CONTEXT: Final = re.compile(
-    r"(?:\b(?:on|auf|en|sur|na|no|em|only|just|nur|solo|per|with|via|plain|uber|el|le|la|the|a|der|dem|em|"
-    r"su|in|use|uses|want|wants)\s+(?:\w+\s+)?|用|在|纯|靠)$"
-)
-_CPU_ONLY: Final = re.compile(
-    r"[\s-]*(?:only|inference|alone|based|nur|solamente|uniquement|seulement|tylko|apenas|pur|上|跑|推理|ই|"
-    r"e cholbe|te|\.|$|,|;|\n)"
-)
-_COUNT_GAP: Final = re.compile(
-    r"\s*(?:x|pcs|stuck|pieces? of|张|块|টা|টি|ta|ti|of the|of our|of|times|units of)?[\s-]*(?:brand new |"
-    r"new |used |old )?$"
-)
-_COUNT_WORD: Final = re.compile(r"\b(dual|twin|pair of|couple of|quad|double)\s+(?:\w+\s+){0,1}$")
-_COUNTS: Final = {"dual": 2, "twin": 2, "pair of": 2, "couple of": 2, "quad": 4, "double": 2}
+_NOT_THE_DEVICE: Final = re.compile(rf"\s*{one_of(_FILE, 'about')}")
+_CPU_CONTEXT: Final = re.compile(rf"(?:\b{one_of(_FILE, 'on_cpu')}\s+(?:\w+\s+)?|{one_of(_FILE, 'right_on_cpu')})$")
+_CPU_ONLY: Final = re.compile(rf"[\s-]*(?:{one_of(_FILE, 'cpu_alone')}|$|\n)")
+_COUNT_GAP: Final = re.compile(rf"\s*{one_of(_FILE, 'counted')}?[\s-]*(?:{one_of(_FILE, 'age')} )?$")
+_COUNT_WORDS: Final = {
+    count: re.compile(rf"\b{one_of(_FILE, key)}\s+(?:\w+\s+)?$") for count, key in ((2, "two"), (4, "four"))
+}
 _COUNT_AFTER: Final = re.compile(r"\s*(?:[x*]\s?(\d{1,2})\b|\((\d{1,2})x\))")
 
 
@@ -96,7 +77,8 @@ def _catalogue() -> tuple[Lexicon, tuple[Product, ...]]:
 
 
 def _spellings(entry: dict[str, Any]) -> Iterator[str]:
-    names = [name.replace("# ", f"{series} ") for name in entry["names"] for series in _SERIES if "# " in name]
+    series = load(_FILE)["series"]["any"]
+    names = [name.replace("# ", f"{one} ") for name in entry["names"] for one in series if "# " in name]
     names += [name for name in entry["names"] if "# " not in name] + entry.get("bare", [])
     for name in names:
         head, _, tail = name.rpartition(" ")
@@ -128,8 +110,9 @@ def _count(folded: str, hit: Hit, numerals: list[Numeral]) -> int:
         near = 0 <= hit.start - numeral.end <= 20 and numeral.value in range(2, 17)
         if near and _COUNT_GAP.fullmatch(folded[numeral.end : hit.start]):
             return int(numeral.value)
-    if word := _COUNT_WORD.search(folded[max(0, hit.start - 24) : hit.start]):
-        return _COUNTS[word.group(1)]
+    before = folded[max(0, hit.start - 24) : hit.start]
+    if (worded := next((count for count, words in _COUNT_WORDS.items() if words.search(before)), None)) is not None:
+        return worded
     if after := _COUNT_AFTER.match(folded, hit.end):
         return int(after.group(1) or after.group(2))
     return 1

@@ -15,94 +15,64 @@ from assistant.hardware import Machine
 from assistant.lexicon import load
 from assistant.mention import Mention
 from assistant.numerals import Numeral
+from assistant.patterns import one_of
 
-_TOKENS: Final = (
-    r"(?:tokens?|toks?|tkns?|tokenow|tokeny|tokena|tokenach|tokenami|টোকেন[\u0980-\u09ff]*|个\s*tokens?|个?词元)"
-)
-_SECOND: Final = (
-    r"(?:seconds?|secs?|sekunden?|sekund\w*|sek|segundos?|seg|secondes?|সেকেন্ড[\u0980-\u09ff]*|sekend|秒|s)(?![a-z])"
-)
-_WHOLE_SECOND: Final = r"(?:seconds?|sec|sekunde|sekunden|sekund\w*|segundo|seconde|সেকেন্ড\S*|sekend)(?![a-z])"
-_PER: Final = (
-    r"\s*(?:/|\bper\b|\ba\b|\ban\b|\beach\b|\bevery\b|\bpro\b|\bpor\b|\bpar\b|\bna\b|\bal\b|\bin der\b|প্রতি|每)\s*"
-)
+_FILE: Final = "units"
+_TOKENS: Final = one_of(_FILE, "tokens")
+_SECOND: Final = rf"{one_of(_FILE, 'second', 'second_short')}(?![a-z])"
+_PER: Final = rf"\s*(?:/|{one_of(_FILE, 'per', whole=True)})\s*"
+_PARAMS: Final = one_of(_FILE, "parameters")
+_SIZE_UNIT: Final = r"\d\s?(?:gb|gib|mb|tb|go|g)\b"
+
 _RATE_AFTER: Final = re.compile(rf"\s*[+-]?\s*(?:{_TOKENS}|t|words)?{_PER}{_SECOND}|\s*(?:tps|t/s)\b")
 _RATE_BEFORE: Final = re.compile(
-    rf"(?:\b(?:per|a|each|every|pro|por|par|na|prottek|proti|প্রতি)\s+{_WHOLE_SECOND}|প্রতি সেকেন্ড\S*|"
-    rf"每秒钟?|সেকেন্ডে|second e|\btps|\btok/s|\bt/s|{_TOKENS}\s*/\s*s|"
-    rf"{_TOKENS}{_PER}{_SECOND})[^.;,\d]{{0,24}}$"
+    rf"(?:{one_of(_FILE, 'per_before', whole=True)}\s+{one_of(_FILE, 'second')}(?![a-z])|"
+    rf"{one_of(_FILE, 'rate_before', whole=True)}|{_TOKENS}\s*/\s*s|{_TOKENS}{_PER}{_SECOND})[^.;,\d]{{0,24}}$"
 )
-_PER_MINUTE: Final = re.compile(rf"\s*{_TOKENS}{_PER}min")
+_PER_MINUTE: Final = re.compile(rf"\s*{_TOKENS}{_PER}{one_of(_FILE, 'minute')}")
 _TOKENS_AFTER: Final = re.compile(rf"\s*[+-]?\s*(?P<k>k\b\+?|k(?={_TOKENS}))?\s*-?\s*(?P<tokens>{_TOKENS})")
 _K_AFTER: Final = re.compile(r"\s?-?k(?![a-z0-9])")
 _M_AFTER: Final = re.compile(r"\s?m(?![a-z0-9])")
-_CONTEXT: Final = re.compile(
-    r"context\w*|contexto|kontext\w*|kontekst\w*|ctx|কনটেক্সট\S*|কন্টেক্সট\S*|上下文|input length|inputs?\b|"
-    r"prompts?\b|window|ventana|fenster|fenetre|okn[oa]|janela|entradas?\b|eingabe\w*|entree|wejsci\w*|输入|"
-    r"ইনপুট\S*"
-)
-_GB_AFTER: Final = re.compile(
-    r"\s*[+-]?\s*(?:gibi?bytes?|gigabytes?|gigabajt\w*|gigas?|giga\w*|gigs?|gib|gbs?|জিবি[\u0980-\u09ff]*|"
-    r"গিগা[\u0980-\u09ff]*|吉|gb)(?![a-z])"
-)
+_CONTEXT: Final = re.compile(one_of(_FILE, "context"))
+_GB_AFTER: Final = re.compile(rf"\s*[+-]?\s*{one_of(_FILE, 'gigabytes')}(?![a-z])")
 _G_AFTER: Final = re.compile(r"\s?个?g(?![a-z])")
 _GO_AFTER: Final = re.compile(r"\s?go\b")
-_MB_AFTER: Final = re.compile(
-    r"\s*-?\s*(?:mebibytes?|megabytes?|megabajt\w*|megas?|megs?|mib|mbs?|mo|এমবি[\u0980-\u09ff]*|"
-    r"মেগা[\u0980-\u09ff]*|兆)(?![a-z])"
-)
+_MB_AFTER: Final = re.compile(rf"\s*-?\s*{one_of(_FILE, 'megabytes')}(?![a-z])")
 _TB_AFTER: Final = re.compile(
-    r"\s*-?\s*(?:tb|tib|terabytes?|to|teras?)\s+(?:of |de |an )?(?:ram|memory|memoria|arbeitsspeicher|"
-    r"memoire|pamieci|vram)\b"
+    rf"\s*-?\s*{one_of(_FILE, 'terabytes')}\s+(?:{one_of(_FILE, 'of')}\s+)?{one_of(_FILE, 'memory')}\b"
 )
-_NETWORK: Final = re.compile(r"\s?g(?:\s+(?:network|router|connection|signal|modem|mobile|phone)|\b[,.]?\s*by the way)")
-_PARAMS: Final = r"(?:param\w*|weights|gewichte\w*|parametr\w*|প্যারামিটার[\u0980-\u09ff]*|পারামিটার|个?参数\w*)"
+_NETWORK: Final = re.compile(rf"\s?g(?:\s+{one_of(_FILE, 'network')}|\b[,.]?\s*by the way)")
 _B_AFTER: Final = re.compile(rf"\s?-?(?:bn|b)(?![a-z])(?:[\s-]*(?:de\s+|di\s+)?{_PARAMS})?")
 _PARAMS_AFTER: Final = re.compile(rf"(?P<m>\s?m(?![a-z]))?[\u0980-\u09ff]*[\s-]*(?:de\s+|of\s+)?{_PARAMS}")
-_BARE_BILLIONS: Final = re.compile(
-    r"[\u0980-\u09ff]*\s*(?:[.;,)\n]|$|or\b|max|at\b|tops|and\b|is\b|size|model|limit|er beshi|the most|"
-    r"o menos|oder|ou\b|lub|beshi|ছোট|বেশি|এর|কম|以|的|及|after|should|then|will)"
-)
-_OF_MODELS: Final = re.compile(
-    r"(?:llama|gpt|qwen|mi[sx]tral|mixtral|gemma|phi|falcon|bert|yi|deepseek|t5|bloom|opt|pythia|mpt|olmo|"
-    r"granite|command|claude|gemini|vicuna|alpaca|bge|e5|nllb|aya|smollm|starcoder|"
-    r"codellama)[\s\w.-]{0,12}$"
-)
+_PARAMS_NEAR: Final = re.compile(_PARAMS)
+_BARE_BILLIONS: Final = re.compile(rf"[\u0980-\u09ff]*\s*(?:[.;,)\n]|$|{one_of(_FILE, 'after_billions', whole=True)})")
+_OF_MODELS: Final = re.compile(rf"{one_of(_FILE, 'families', 'families_of_sizes')}[\s\w.-]{{0,12}}$")
 _MODEL_NAMES: Final = re.compile(
-    r"\b(?:llama|gpt|qwen|mi[sx]tral|mixtral|gemma|phi|falcon|yi|deepseek|bloom|opt|pythia|mpt|olmo|"
-    r"granite|claude|gemini|vicuna|nllb|aya|smollm|"
-    r"codellama)[\s-]?v?\d+(?:\.\d+)?(?:[\s-]\d+(?:\.\d+)?[bm]\b)?"
+    rf"\b{one_of(_FILE, 'families')}[\s-]?v?\d+(?:\.\d+)?(?:[\s-]\d+(?:\.\d+)?[bm]\b)?"
     r"|\b\d+x\d+b\b|\bq\d_[\w]+|\bint[48]\b|\b[fb][fp]?(?:16|32|8|4)\b|\b\d+[\s-]?bit\b|\biq\d\w*|"
     r"\biso\s?\d+|\b[45]g\b(?=\s*(?:,|by|network|router))|\b\d{1,2}(?:st|nd|rd|th)\b|\d º"
 )
-_MONEY_BEFORE: Final = re.compile(r"(?:us\s?\$|usd|\$|dollars?)\s*$")
+_MONEY_BEFORE: Final = re.compile(rf"{one_of(_FILE, 'dollars_before')}\s*$")
 _MONEY_AFTER: Final = re.compile(
-    r"\s*(?:(?P<cents>(?:us[\s-])?(?:cents?|centavos?|centimos?|centymow|centow|centy|"
-    r"সেন্ট[\u0980-\u09ff]*|¢|美分|分)\b|c\b(?=\s*(?:/|per)))|(?P<dollars>us\s?\$|usd|\$|dollars?|dolar\w*|"
-    r"dolares|dolary|bucks?|us dollars?|ডলার[\u0980-\u09ff]*|美元|美金|刀))"
+    rf"\s*(?:(?P<cents>{one_of(_FILE, 'cents')}(?!\w)|c\b(?=\s*(?:/|per)))|(?P<dollars>{one_of(_FILE, 'dollars')}))"
 )
 _PER_TOKENS: Final = re.compile(
-    r"(?:/|\bper\b|\ba\b|\bthe\b|\bpor\b|\bpro\b|\bpar\b|\ble\b|\bza\b|\bo\b|\beach\b|\bevery\b|\bel\b|"
-    r"\bje\b|প্রতি|每|prote?k|\bproti)\s*(?:1|one|un|uma?|ein\w*|jeden|"
-    r"১)?\s*(?:(?P<thousand>k(?:\s?tok\w*)?\b|1k|1,?000|thousand|mil\b|tausend|mille|1000|tysiac\w*|"
-    r"হাজার[\u0980-\u09ff]*|hajar|千)|(?P<million>m\b|mtok\w*|million\w*|mio\b|mln\b|millon\w*|milion\w*|"
-    r"milhao|milhoes|মিলিয়ন[\u0980-\u09ff]*|100万|百万|一百万|1000000|1,000,000))"
+    rf"{one_of(_FILE, 'per_tokens', whole=True)}\s*{one_of(_FILE, 'one')}?\s*"
+    rf"(?:(?P<thousand>{one_of(_FILE, 'thousand', ends=True)})|(?P<million>{one_of(_FILE, 'million', ends=True)}))"
 )
-_RANGE: Final = re.compile(r"\s*(?:b|bn|gb|k|m)?\s*(?:-|to|bis|a|ate|do|und|and)\s*$")
-_PER_TOKENS_BEFORE: Final = re.compile(r"(?:/|\bper|\ba|\bpor|\bpro|\bpar|\ble|\bza|\bel|\bthe|প্রতি|每)\s*$")
-_UPPER_RATE: Final = re.compile(r"(?:slower|langsamer) .*$")
-_PARAMS_NEAR: Final = re.compile(_PARAMS)
-_EITHER: Final = re.compile(r"\d\s*(?:gb|gigs?|g)?\s*(?:or|oder|o|ou|lub|czy|或|还是|না)\s*(?:the\s+)?$")
+_PER_TOKENS_BEFORE: Final = re.compile(rf"{one_of(_FILE, 'per_tokens_before', whole=True)}\s*$")
+_RANGE: Final = re.compile(rf"\s*(?:b|bn|gb|k|m)?\s*{one_of(_FILE, 'to')}\s*$")
+_UPPER_RATE: Final = re.compile(rf"{one_of(_FILE, 'slower')} .*$")
+_EITHER: Final = re.compile(rf"\d\s*(?:gb|gigs?|g)?\s*{one_of(_FILE, 'either')}\s*(?:the\s+)?$")
 _NOT_MORE: Final = re.compile(
-    r"\b(?:not|n't|never|no|cannot|can't|nicht|nie|pas|nao)\s+(?:\w+\s+){0,2}"
-    r"(?:larger|bigger|greater|more|higher|above|over|beyond|heavier|grosser|mehr|mayor|maior|plus|wieksz\w+|wiecej)\b[^\d]{0,14}$"
+    rf"\b{one_of(_FILE, 'no')}\s+(?:\w+\s+){{0,2}}{one_of(_FILE, 'larger', whole=True)}\b[^\d]{{0,14}}$"
 )
 _SMALLEST_MODEL_M: Final = 20  # millions of parameters: below, "5M" is of something else
-_M_TOKENS: Final = re.compile(r"\s?m\s*(?:tok|rows|users|emails|docs|documents|people|usd|dollars|euros)")
+_M_TOKENS: Final = re.compile(rf"\s?m\s*{one_of(_FILE, 'millions_of')}")
 _NOTHING: Final = re.compile(r"")
-_SIZE: Final = re.compile(r"\d\s?(?:gb|gib|mb|tb|go|g)\b")
-_NEXT_SIZE: Final = re.compile(r"\d+\s?(?:gb|gib|mb|tb|go|g)\b|,|\band\b|\bund\b|\by\b|\bet\b")
-_UNIT: Final = re.compile(r"\s?(?:%|€|£|eur\b|euros?|[x×]\b|°|:\d|/\d|\.\d|\s?[ap]m\b|-\w)")
+_SIZE: Final = re.compile(_SIZE_UNIT)
+_NEXT_SIZE: Final = re.compile(rf"{_SIZE_UNIT}|,|{one_of(_FILE, 'next', whole=True)}")
+_UNIT: Final = re.compile(rf"\s?(?:{one_of(_FILE, 'euros', whole=True)}|[x×]\b|°|:\d|/\d|\.\d|\s?[ap]m\b|-\w)")
 _NEXT_WORD: Final = re.compile(r"\s*([^\W\d]+)")
 _NOT_COUNTED: Final = frozenset(word for words in load("limits")["not_counted"].values() for word in words)
 
