@@ -30,16 +30,28 @@ def step(state: State, text: str, advisor: Advisor, extract: Extract) -> tuple[S
         if (answered := _answered(state, offer, text, advisor)) is not None:
             return answered
     if state.current and not state.pending and "finetune" in acts_in(text):  # read as a need it would be a rule
-        return _offered(state, Action(kind="finetune", model=state.current, data=file_in(text)), advisor)
+        return _offer(state, Action(kind="finetune", model=state.current, data=file_in(text)), advisor)
     heard = hear(state, text, extract)
     if heard.answered or heard.news:
         return _advance(heard.state if heard.answered else _unasked(heard.state, state.pending), advisor)
     return _told(state, heard, text, advisor)
 
 
+def offered(state: State) -> str:
+    """What the user was asked for a plain yes to, or for a file; "" where nothing is open."""
+    if state.offer is None:
+        return ""
+    tongue, offer = voice(state.language), state.offer
+    if offer.lacks_data:
+        return tongue.say("which_file")
+    return tongue.say(f"offer_{offer.kind}", model=offer.model, data=offer.data)
+
+
 def recalled(state: State) -> str:
-    """Where a conversation was when it was left: its open question, or the model recommended; "" for neither."""
+    """Where a conversation was when it was left: what it had asked, or the model recommended; "" for neither."""
     tongue = voice(state.language)
+    if state.offer is not None:
+        return offered(state)
     if state.pending:
         return tongue.ask(question(state.pending))
     return tongue.say("where_we_were", model=state.current) if state.current else ""
@@ -49,7 +61,7 @@ def _answered(state: State, offer: Action, text: str, advisor: Advisor) -> tuple
     """What follows on an open offer: the name of its file, a plain yes or no; None where it was passed over."""
     said, tongue = acts_in(text), voice(state.language)
     if offer.lacks_data and (file := file_in(text)):
-        return _offered(state, offer.model_copy(update={"data": file}), advisor)
+        return _offer(state, offer.model_copy(update={"data": file}), advisor)
     if "no" in said:
         return state, Reply(f"{tongue.say('nothing_started')} {tongue.say('anything_else')}")
     if "yes" in said and not offer.lacks_data:
@@ -83,7 +95,7 @@ def _told(state: State, heard: Heard, text: str, advisor: Advisor) -> tuple[Stat
         return state, Reply("", status=job_in(text))
     wanted = next((kind for kind in KINDS if kind in acts), None)
     if state.current and wanted is not None:
-        return _offered(state, Action(kind=wanted, model=state.current, data=_file_for(wanted, text)), advisor)
+        return _offer(state, Action(kind=wanted, model=state.current, data=_file_for(wanted, text)), advisor)
     critique = next((one for one in CRITIQUES if one in acts), None)
     if state.current and critique is not None:
         return _criticised(state, critique, advisor)
@@ -113,15 +125,13 @@ def _file_for(kind: str, text: str) -> str:
     return file_in(text) if kind != "clone" else ""
 
 
-def _offered(state: State, action: Action, advisor: Advisor) -> tuple[State, Reply]:
+def _offer(state: State, action: Action, advisor: Advisor) -> tuple[State, Reply]:
     """Ask for a plain yes, or first for the file; a model that is not of this tree has to come in before."""
     tongue = voice(state.language)
     if not any(one.id == action.model and one.source == "tree" for one in advisor.index.columns.candidates):
         return state, Reply(tongue.say("not_here", model=action.model))
     waiting = state.model_copy(update={"offer": action, "pending": ""})
-    if action.lacks_data:
-        return waiting, Reply(tongue.say("which_file"))
-    return waiting, Reply(tongue.say(f"offer_{action.kind}", model=action.model, data=action.data))
+    return waiting, Reply(offered(waiting))
 
 
 def _criticised(state: State, critique: str, advisor: Advisor) -> tuple[State, Reply]:

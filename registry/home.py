@@ -111,6 +111,6 @@ class Home:
 
     def create(self) -> None:
         """Make the folders that are not there yet, readable by their owner only."""
-        places = (self.key_file.parent, self.blobs, self.partial, self.bases, self.runs, self.validation)
+        places = (self.key_file.parent, self.blobs, self.partial, self.bases, self.runs, self.validation, self.data)
         for folder in (self.root, *places):
             make_folder(folder)

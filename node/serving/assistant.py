@@ -1,7 +1,8 @@
 """The assistant as a model: `assistant` on every interface that serves models. No model of language is behind it.
 
 The conversation is what the user said in the messages, read again from the first; where the request names a session,
-it is the stored one, gone on with by the last message. What system and assistant said is not read. Tokens are words.
+it is the stored one, gone on with by the last message. What the system said is not read; what the assistant said, only
+to see that a yes is to the very thing that was offered. Tokens are words.
 
 Of the metadata of a request it reads `session`, the name of a conversation, and `models`: all, or those of the tree.
 """
@@ -14,8 +15,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
-from assistant.dialogue import step
+from assistant.dialogue import offered, step
 from assistant.extract import MAX_TURNS, extract
+from assistant.hearing import acts_in
 from assistant.state import State
 from node.context import Node
 from node.conversation import converse
@@ -90,7 +92,10 @@ class AssistantBackend:
             replay = self._replay(request)
             if name := request.metadata.get("session", ""):
                 return self._go_on(name, turns[-1], replay.advisor, desk)
-            _, said = converse(replay.after(turns[:-1]), turns[-1], replay.advisor, desk)
+            state = replay.after(turns[:-1])
+            if _agrees_to_another(state, request):
+                return offered(state)
+            _, said = converse(state, turns[-1], replay.advisor, desk)
         except Refused:
             raise
         except BadData as error:
@@ -129,6 +134,14 @@ class _Replay:
 
     def _after(self, turns: tuple[str, ...]) -> State:
         return step(self.after(turns[:-1]), turns[-1], self.advisor, extract)[0] if turns else State()
+
+
+def _agrees_to_another(state: State, request: ChatRequest) -> bool:
+    """Whether a yes answers another offer than the one that the words now lead to, since the catalogue has changed."""
+    answered, last = request.messages[-2:] if len(request.messages) > 1 else (None, request.messages[-1])
+    if state.offer is None or answered is None or answered.role != "assistant":
+        return False
+    return "yes" in acts_in(last.content) and offered(state) not in answered.content
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:

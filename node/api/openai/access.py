@@ -6,10 +6,14 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
 from node.api.errors import Unauthorized
+
+LOCAL_NAMES: Final = ("127.0.0.1", "::1", "localhost")
 
 
 def only_holders(keys: Sequence[str]) -> Callable[[Request], None]:
@@ -18,7 +22,7 @@ def only_holders(keys: Sequence[str]) -> Callable[[Request], None]:
 
     def check(request: Request) -> None:
         if not tenants:
-            if not _is_this_machine(request):
+            if not _is_this_machine(request) or _is_foreign_page(request):
                 raise Unauthorized(
                     "the models of this node may be used from its own machine only",
                     "its operator can give out keys: node config set api_keys KEY",
@@ -39,6 +43,15 @@ def only_holders(keys: Sequence[str]) -> Callable[[Request], None]:
 def tenant_of(request: Request) -> str:
     """The holder of the key that came with a request: what keeps the caches of holders apart."""
     return str(request.state.tenant)
+
+
+def _is_foreign_page(request: Request) -> bool:
+    """Whether a page of another machine asks, in a browser that runs on this one: browsers say so (RFC 6454)."""
+    origin = request.headers.get("origin")
+    try:
+        return origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES
+    except ValueError:
+        return True
 
 
 def _is_this_machine(request: Request) -> bool:

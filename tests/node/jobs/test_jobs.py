@@ -269,6 +269,24 @@ def test_over_http_bad_requests_are_refused_in_words(url: str, body: Any, said: 
     assert (reply.status_code, said in reply.json()["error"]["message"]) == (400, True), reply.text
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 202),
+        ("http://evil.example", 401),
+        ("http://localhost.evil.example", 401),
+        ("null", 401),
+        ("http://[", 401),
+    ],
+)
+def test_without_keys_pages_of_others_start_nothing(node: Node, url: str, origin: str, status: int) -> None:
+    """A page in a browser on this machine can send such a request without asking first."""
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    reply = httpx.post(f"{url}/v1/jobs", content=b'{"kind": "clone", "model": "en"}', headers=headers)
+    assert reply.status_code == status
+    assert len(queue.jobs(node.store, None)) == (status == 202)
+
+
 def test_over_http_holders_of_keys_see_their_own_jobs(node: Node, serve: Callable[..., str], tmp_path: Path) -> None:
     keyed = open_node(node.settings.model_copy(update={"api_keys": ("key-of-ann", "key-of-bob")}))
     try:

@@ -68,6 +68,20 @@ def test_a_conversation_in_messages_comes_to_a_job_after_a_plain_yes(world: Worl
     assert "meet every rule" in say(client, *texts, "why?")
 
 
+def test_a_yes_counts_for_what_was_offered_alone(world: World, client: openai.OpenAI) -> None:
+    """The catalogue may change between two messages: then the words lead to another model than the user agreed to."""
+    texts = until_recommended(client)
+    offer = say(client, *texts, "evaluate it with rows.jsonl")
+
+    def agree(seen: str) -> str:
+        messages = [*user(*texts, "evaluate it with rows.jsonl"), {"role": "assistant", "content": seen}, *user("yes")]
+        reply = client.chat.completions.create(model="assistant", messages=messages, metadata=TREE)
+        return reply.choices[0].message.content or ""
+
+    assert agree(offer.replace("Evaluate en", "Evaluate fr")) == offer
+    assert agree(offer).startswith("That did not start: there is no file rows.jsonl in the folder data/")
+
+
 def test_in_a_stream_it_says_the_same_with_usage(client: openai.OpenAI) -> None:
     whole = say(client, OPENING)
     chunks = list(
