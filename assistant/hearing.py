@@ -32,20 +32,14 @@ _FILE: Final = re.compile(
 )
 _JOB: Final = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
 _NONE: Final = frozenset(
-    {
-        "none",
-        "none of them",
-        "none of these",
-        "nothing",
-        "keine",
-        "keines",
-        "nichts",
-        "ninguno",
-        "ninguna",
-        "aucun",
-        "aucune",
-    }
-    | {"zadne", "zadna", "zaden", "nenhum", "nenhuma", "কোনোটিই না", "konotai na", "都不", "都没有", "没有"}
+    map(
+        fold,
+        [
+            *("none", "none of them", "none of these", "nothing", "keine", "keines", "nichts", "ninguno", "ninguna"),
+            *("aucun", "aucune", "żadne", "żadna", "żaden", "nenhum", "nenhuma"),
+            *("কোনোটিই না", "konotai na", "都不", "都没有", "没有"),
+        ],
+    )
 )
 
 

@@ -14,7 +14,6 @@ SPOKEN: Final = ("en", "es", "de", "fr", "pl", "pt", "bn", "zh")
 
 _BENGALI: Final = re.compile(r"[\u0980-\u09ff]")
 _CHINESE: Final = re.compile(r"[\u4e00-\u9fff]")
-_SURE: Final = 3  # two words that only one language has, or as much
 _NEAR: Final = 0.75  # of the best count: closely related languages share their short words
 
 
@@ -31,15 +30,18 @@ def spoken(folded: str) -> tuple[str, ...]:
     return tuple(found) if "en" in found else (*found, "en")
 
 
-def spoken_surely(folded: str) -> str:
-    """The one language of a folded text where its words tell, "" where they do not: a number, a name, too few words."""
+def spoken_surely(folded: str, least: int) -> str:
+    """The one language of a folded text where its words tell, "" where they do not: a number, a name, too few words.
+
+    A word that no other language has counts two; `least` is how much they must come to together.
+    """
     for code, script in (("bn", _BENGALI), ("zh", _CHINESE)):
         if script.search(folded):
             return code
     said = [match.group() for match in words(folded)]
     counts = {code: sum(_weight(word) for word in said if word in known) for code, known in _function_words().items()}
     first, second, *_ = sorted(counts, key=lambda code: -counts[code])
-    return first if counts[first] >= _SURE and counts[first] > counts[second] else ""
+    return first if counts[first] >= least and counts[first] > counts[second] else ""
 
 
 @lru_cache(maxsize=1024)

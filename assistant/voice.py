@@ -26,6 +26,7 @@ _PLACES: Final = {
 }
 _INNER: Final = frozenset("pq")  # places of other phrases
 _LISTS: Final = ("; ", ", ")
+_TO_BEGIN, _TO_CHANGE = 2, 3  # weight of words: one that only one language has, more than one
 
 
 class Voice:
@@ -77,7 +78,7 @@ def voice(language: str) -> Voice:
 
 def language_after(text: str, before: str) -> str:
     """The language to answer a text in: its own where its words tell, else that of the conversation `before` it."""
-    return spoken_surely(fold(text)) or before
+    return spoken_surely(fold(text), _TO_CHANGE if before else _TO_BEGIN) or before
 
 
 @lru_cache(maxsize=1)

@@ -118,7 +118,8 @@ def _table(data: dict[str, Any]) -> RenderableType:
 def _progress(progress: dict[str, Any] | None) -> str:
     if progress is None:
         return ""
-    figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in progress["figures"].items())
+    known = {name: value for name, value in progress["figures"].items() if value is not None}
+    figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in known.items())
     left = f", {progress['seconds_left']:.0f} s left" if progress["seconds_left"] is not None else ""
     return f"{progress['stage']}: {progress['done']:,} of {progress['total']:,}{figures}{left}"
 

@@ -37,7 +37,7 @@ class Progress(BaseModel):
     done: int
     total: int
     seconds_left: float | None = None
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
 
 
 class Job(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
 import time
@@ -48,7 +49,7 @@ def carry_out(node: Node, number: int) -> None:
         queue.fail(node.store, number, f"{type(error).__name__}: {error}"[:1_000], "this is a bug", datetime.now(UTC))
         raise
     else:
-        queue.finish(node.store, number, result, datetime.now(UTC))
+        queue.finish(node.store, number, _finite(result), datetime.now(UTC))
 
 
 class _Teller:
@@ -68,8 +69,17 @@ class _Teller:
         self._told = now
         if seconds_left is None and done:
             seconds_left = (now - self._began) * (total - done) / done
-        progress = Progress(stage=stage, done=done, total=total, seconds_left=seconds_left, figures=figures)
+        progress = Progress(
+            stage=stage, done=done, total=total, seconds_left=_finite(seconds_left), figures=_finite(figures)
+        )
         queue.note(self._node.store, self._number, progress, datetime.now(UTC))
+
+
+def _finite(value: Any) -> Any:
+    """Plain values without what JSON has no number for: a loss may come to nothing, and is told of all the same."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _worked(node: Node, asked: JobRequest, tell: Tell) -> dict[str, Any]:

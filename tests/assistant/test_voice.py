@@ -11,6 +11,7 @@ import pytest
 
 from assistant.dialogue import step
 from assistant.extract import extract
+from assistant.hearing import hear
 from assistant.jobs import told
 from assistant.lexicon import load
 from assistant.questions import questions
@@ -127,6 +128,7 @@ def test_banglish_is_answered_in_bengali_and_a_number_changes_no_language() -> N
     assert language_after("2", "de") == "de"
     assert language_after("Qwen3-8B", "fr") == "fr"
     assert language_after("ok", "") == ""
+    assert (language_after("Hola", ""), language_after("Hola", "de")) == ("es", "de")
     assert language_after("please answer in English, I do not understand that", "de") == "en"
 
 
@@ -157,3 +159,10 @@ def test_a_job_is_told_of_in_every_state(language: str) -> None:
     assert "/x" in said[5]
     assert "no disk" in said[6]
     assert Constraints() == State().need
+
+
+@pytest.mark.parametrize("said", ["none", "keine", "ninguno", "aucun", "żadne", "nenhum", "কোনোটিই না", "都没有"])
+def test_none_of_them_is_said_in_every_language(said: str) -> None:
+    heard = hear(State(asked=("conditions",), pending="conditions"), said, extract)
+    assert heard.answered
+    assert heard.state.need == Constraints()

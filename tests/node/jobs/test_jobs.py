@@ -196,6 +196,20 @@ def test_a_running_job_is_cancelled_and_its_process_ends(tiny_node: Node, tmp_pa
     assert queue.find(tiny_node.store, job.id, "").state == "cancelled"
 
 
+def test_figures_that_are_no_numbers_are_told_as_unknown(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that diverges must still be told of, and its process must not end of it."""
+
+    def diverged(*_: object, **said: Any) -> dict[str, object]:
+        return {"perplexity": float("inf"), "rows": 3}
+
+    monkeypatch.setattr("node.evaluate.evaluate", diverged)
+    file = rows_file(node.home.data, 3)
+    job = queue.add(node.store, EvaluateRequest(model="en", data=str(file)), "", utc_now())
+    queue.take(node.store, utc_now())
+    carry_out(node, job.id)
+    assert queue.find(node.store, job.id, "").result == {"perplexity": None, "rows": 3}
+
+
 def test_one_runner_at_a_time_and_a_failure_is_told_with_its_hint(node: Node) -> None:
     with working(node):
         job = queue.add(node.store, CLONE, "", utc_now())
