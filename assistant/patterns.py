@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Final
 
 from assistant.lexicon import load
+from assistant.text import fold
 
 _STEM: Final = r"[\w\u0980-\u09ff]*"
 _LATIN: Final = re.compile(r"[0-9a-z]")
@@ -23,7 +24,7 @@ def one_of(file: str, *keys: str, whole: bool = False, ends: bool = False) -> st
 
     `whole`: Latin ones stand alone; `ends`: nothing goes on behind them, a digit may stand before.
     """
-    words = {word for key in keys for word in chain.from_iterable(load(file)[key].values())}
+    words = {fold(word) for key in keys for word in chain.from_iterable(load(file)[key].values())}
     return f"(?:{'|'.join(_parts(words, begins=whole, ends=whole or ends))})"
 
 

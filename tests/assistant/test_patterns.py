@@ -16,20 +16,20 @@ READERS = {"units": quantities, "machines": hardware}
 
 
 @pytest.mark.parametrize("file", READERS)
-def test_every_word_is_as_texts_are_read_and_every_key_has_its_reader(file: str) -> None:
+def test_every_key_has_its_reader_and_no_word_stands_twice(file: str) -> None:
     source = Path(str(READERS[file].__file__)).read_text("utf-8")
     for key, languages in load(file).items():
         assert f"'{key}'" in source or f'"{key}"' in source, key
         words = [word for of_language in languages.values() for word in of_language]
         assert len({*words}) == len(words), key
-        assert [word for word in words if word != fold(word)] == [], key
 
 
 def test_the_longest_word_is_taken_and_a_stem_goes_on() -> None:
     tokens = re.compile(one_of("units", "tokens"))
-    assert [tokens.match(text)[0] for text in ("tokens/s", "tokenow", "个词元", "টোকেনের")] == [  # type: ignore[index]
-        *("tokens", "tokenow", "个词元", "টোকেনের"),
-    ]
+    for text, word in (("tokens/s", "tokens"), ("tokenow", "tokenow"), ("个词元", "个词元"), ("টোকেনের ", "টোকেনের")):
+        found = tokens.match(fold(text))
+        assert found is not None
+        assert found[0] == fold(word)
 
 
 def test_whole_words_stand_alone_where_words_are_separated() -> None:

@@ -163,4 +163,4 @@ def test_without_keys_a_name_of_somebody_elses_leads_nowhere(node: Node, serve: 
     taken = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
     assert httpx.post(f"{url}/mcp", json=body, headers=taken).status_code == 200
     for odd in ({"Host": "evil.example:80"}, {"Origin": "http://evil.example"}):
-        assert httpx.post(f"{url}/mcp", json=body, headers=taken | odd).status_code in (403, 421)
+        assert httpx.post(f"{url}/mcp", json=body, headers=taken | odd).status_code in (401, 421)
