@@ -109,6 +109,11 @@ class Home:
         """The newest checkpoint of the log that others were given; a restored database is older than it."""
         return self.root / "log-checkpoint"
 
+    @property
+    def federation(self) -> Path:
+        """What federated rounds need while they are served: short-lived keys, logs of Flower, records of runs."""
+        return self.root / "federation"
+
     def create(self) -> None:
         """Make the folders that are not there yet, readable by their owner only."""
         places = (self.key_file.parent, self.blobs, self.partial, self.bases, self.runs, self.validation, self.data)

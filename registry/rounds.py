@@ -1,4 +1,4 @@
-"""The documents of federated rounds: what a parent asks for, and what a child brings.
+"""The documents of federated rounds: what a parent asks for, what a child brings, and how the two find each other.
 
 Flower carries them (`sync.federation`) and proves a timestamp of its own only, so everything that counts is signed
 here. What they may do is left to `sync.federation`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from registry.documents import AdapterShape, Document, ReleasePin
 from registry.fields import Count, Digest, Moment, PathText
@@ -68,3 +68,25 @@ class Contribution(Timed):  # J2
     run: Digest
     round: Round
     arrays: Digest
+
+
+class Invitation(Timed):  # J9
+    """Where the rounds of a parent are served: host:port, and the certificate in PEM that signed its TLS key."""
+
+    PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.invitation.v1+json"
+
+    path: PathText
+    address: Annotated[str, StringConstraints(max_length=260, pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")]
+    certificate: Annotated[str, StringConstraints(max_length=8000, pattern=r"^[A-Za-z0-9+/=\n -]+$")]
+
+
+class Admission(Timed):  # J10
+    """A child asks that its SuperNode be let in: the key that it will show, as an OpenSSH public key."""
+
+    PAYLOAD_TYPE: ClassVar[str] = "application/vnd.banyan.admission.v1+json"
+
+    path: PathText
+    audience: Digest
+    supernode: Annotated[
+        str, StringConstraints(max_length=1000, pattern=r"^ecdsa-sha2-nistp(256|384) [A-Za-z0-9+/=]+$")
+    ]

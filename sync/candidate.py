@@ -52,6 +52,7 @@ NOTHING_TO_MERGE = CheckResult(
 )
 OTHER_STARTS = ("ties", "dare")  # that keep of every update what stands out, where a mean blurs it
 MAX_GRAM_ROWS = 500  # of a child, and of the anchors: what RegMean looks at
+MAX_ASKED = 16  # contributions whose models are asked for the canaries: each costs a pass over them
 MAX_CONTRIBUTIONS = 2000  # that a release can name
 
 
@@ -102,12 +103,12 @@ class Candidate:
         return replace(found, rows=self.unchanged(rows))
 
     def unchanged(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows whose answers no contribution of the last round has changed."""
+        """The rows whose answers none of the last round's contributions has changed, of so many that are asked."""
         kept = list(rows)
         if not kept or not self.gathered.increments:
             return kept
         loaded = self.composer.load_chain(self.chain)
-        for delta in self.gathered.increments:
+        for delta in self.gathered.increments[:MAX_ASKED]:
             add(loaded, delta)
             same = right(loaded, kept, self.path)
             add(loaded, delta, by=-1.0)

@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from registry.errors import BadData, LocalFailure
+from registry.rounds import Half
 from sync.continual import Protected
 from sync.delta import Delta, Factor, write_tensors
 from sync.distil import soft_loss
@@ -104,12 +105,14 @@ def fit(
     on_step: Callable[[StepReport], None] = lambda report: None,
     start: Delta | None = None,
     protected: Protected | None = None,
+    frozen: Half = "",
 ) -> FitResult:
     """Train an adapter over `loaded` (whose weights stay as they are), from `start` or from nothing.
 
-    `protected` are directions that its factors leave alone. A second call with the same arguments and work folder goes
-    on where a killed one was. Raises BadData when there is nothing to train on, the base has none of the target modules
-    or the plan has no room for `start`, LocalFailure when the loss is no longer a number.
+    `protected` are directions that its factors leave alone, `frozen` the half of them that stays as it is. A second
+    call with the same arguments and work folder goes on where a killed one was. Raises BadData when there is nothing to
+    train on, the base has none of the target modules or the plan has no room for `start`, LocalFailure when the loss is
+    no longer a number.
     """
     if not train:
         raise BadData("there are no training rows", "add rows, or lower the shares of validation and test")
@@ -120,6 +123,8 @@ def fit(
     validation_tokens = [encode(loaded, example, limit) for example in validation]
     torch.manual_seed(plan.seed)
     with lora(loaded, plan, start) as parameters:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(not frozen or not name.endswith(f".{frozen}"))
         run = Run(loaded, plan, work, parameters, train_tokens, validation_tokens, on_step, protected or Protected())
         return run.to_the_end()
 
@@ -353,6 +358,6 @@ class Run:
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"p.{name}"])
-                if self.progress.step:
+                if self.progress.step and p.requires_grad:
                     moments = {k: tensors[f"{k}.{name}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}
                     self.optimiser.state[p] = {"step": tensors[f"step.{name}"], **moments}

@@ -46,6 +46,10 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/serving/upstream*.py",
         "node/client*.py",
         "sync/federation/grid.py",  # what Flower's clients raise
+        "sync/federation/runtime.py",
+        "node/api/fleet.py",
+        "node/federation/serving.py",
+        "node/federation/joining.py",
     ),
     "httpx_sse": ("node/serving/upstream.py", "sync/transport.py"),
     "httpcore": ("sync/transport.py", "sync/wire.py", "node/parent_probe.py"),
@@ -61,7 +65,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("registry/store.py", "registry/migrations/*"),
     "securesystemslib": ("registry/envelope.py",),
     "tuf": ("registry/trust/*", "sync/tuf_fetcher.py"),
-    "cryptography": ("registry/keys.py",),
+    "cryptography": ("registry/keys.py", "node/federation/certificates.py"),
     "langcodes": ("registry/paths.py", "registry/cards.py", "assistant/languages.py", "recommender/snapshot/mteb.py"),
     "boolean": ("registry/cards.py",),  # what license_expression raises
     "license_expression": ("registry/cards.py", "assistant/licences.py"),

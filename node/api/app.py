@@ -27,6 +27,7 @@ from node.api.openai.routes import BODIES, PLACES, openai_routes
 from node.api.rates import RateLimit, Rates
 from node.api.recommend import RecommendBody, recommend_routes
 from node.api.releases import release_routes
+from node.api.rounds import round_routes
 from node.api.sessions import session_routes
 from node.api.tuf import tuf_routes
 from node.api.updates import update_routes
@@ -84,6 +85,7 @@ def create_app(
     app.include_router(enrolment_routes(node, now))
     app.include_router(update_routes(node, now))
     app.include_router(log_routes(node, now))
+    app.include_router(round_routes(node, now))
     app.include_router(hub_routes(node, now))
     app.include_router(recommend_routes(node, node.settings.api_keys, now))
     app.include_router(job_routes(node, node.settings.api_keys, now))

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -115,9 +116,12 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> Server:
+def make_server(
+    app: FastAPI, host: str, port: int, drain_s: float = 10.0, tls: tuple[Path, Path] | None = None
+) -> Server:
     """A server that is ready to `run()` (H8); set `should_exit` to end it. It logs as the caller set `logging` up.
 
+    `tls` are the files of a certificate and its key.
     When it ends, it takes no new connections, and answers that are on their way get `drain_s`.
     """
     return Server(
@@ -136,17 +140,20 @@ def make_server(app: FastAPI, host: str, port: int, drain_s: float = 10.0) -> Se
             timeout_keep_alive=math.ceil(HEAD_S),  # not the 5 s of clients of httpx: they may send at that moment
             timeout_graceful_shutdown=math.ceil(drain_s),
             h11_max_incomplete_event_size=HEAD_BYTES,
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
         )
     )
 
 
-async def until_told(server: uvicorn.Server) -> None:
+async def until_told(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
     """Serve until SIGINT or SIGTERM, and return: whoever called has things to close. Under `asyncio.run`.
 
-    uvicorn raises the signal that ended it once more, when its own handlers are gone; SIGTERM would end the process.
+    `sockets` listen already. uvicorn raises the signal that ended it once more, when its own handlers are gone; SIGTERM
+    would end the process.
     """
     with _terminated_as_interrupted():
-        await server.serve()
+        await server.serve(sockets)
         with suppress(asyncio.CancelledError):  # what the handler of asyncio.run makes of SIGINT
             await asyncio.sleep(0)
 

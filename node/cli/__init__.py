@@ -43,6 +43,7 @@ COMMANDS = {
         "pull": "node.cli.pull:pull",
         "log": "node.cli.log:log",
         "sync": "node.cli.sync:sync",
+        "federate": "node.cli.federate:federate",
         "release": "node.cli.release:release",
     },
     "Study": {

@@ -184,8 +184,6 @@ class Desk:
         except BadData as error:
             case.results.append(failure("envelope.signature", error.message))
             return case
-        if not self.parent.now() < asked.task.expires:
-            case.results.append(failure("envelope.expiry", "it came after the round's deadline"))
         return case
 
     def _conclude(self, case: _Case, number: int) -> None:

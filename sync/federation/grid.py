@@ -35,7 +35,7 @@ class PatientGrid:
         return nodes
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send the messages, and take replies until all are there or the time is over."""
+        """Send the messages, and take replies until all are there or the time is over: later ones are lost (J5)."""
         sent = list(messages)
         waiting = {number for number in self.grid.push_messages(sent) if number} if sent else set()
         replies: list[Message] = []

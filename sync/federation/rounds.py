@@ -18,6 +18,7 @@ from registry.documents import AdapterShape, Release
 from registry.paths import NodePath, Ref
 from sync.chain import Link, find_release
 from sync.checks.root_set import root_update
+from sync.compose import Composer
 from sync.federation.arrays import fresh, shapes_of, to_record
 from sync.federation.desk import Desk, Ruling, TooFew
 from sync.federation.grid import PatientGrid
@@ -59,12 +60,12 @@ def prepare(
     root = root_update(loaded, known, str(path), chain[-1].digest, promoter.runs)
     against = Reference(base_norms(loaded), root, len(known), promoter.plan.thresholds)
     desk = Desk(promoter, chain[-1], plan, shape, run or secrets.token_hex(32), against, tell)
-    return Prepared(promoter, chain, desk, arrays_of(promoter, chain[-1].release, shape))
+    return Prepared(promoter, chain, desk, arrays_of(composer, chain[-1].release, shape))
 
 
-def arrays_of(parent: Promoter, release: Release, shape: AdapterShape) -> Shapes:
+def arrays_of(composer: Composer, release: Release, shape: AdapterShape) -> Shapes:
     """The arrays of an adapter over the base of a release."""
-    config = parent.composer.base_folder(release.base) / "config.json"
+    config = composer.base_folder(release.base) / "config.json"
     return shapes_of(json.loads(config.read_text(encoding="utf-8")), shape)
 
 

@@ -8,7 +8,7 @@ import pytest
 from registry.documents import AdapterShape, ReleasePin, open_document, seal_document
 from registry.errors import BadData
 from registry.keys import PrivateKey
-from registry.rounds import Contribution, RoundTask
+from registry.rounds import Admission, Contribution, Invitation, RoundTask
 
 KEY = PrivateKey.from_secret(b"7" * 32)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -34,10 +34,21 @@ BROUGHT: dict[str, Any] = {
     "round": 1,
     "arrays": "7" * 64,
 }
+INVITED: dict[str, Any] = {**TIMED, "path": "en", "address": "hub.example:8430", "certificate": "-----BEGIN"}
+ADMITTED: dict[str, Any] = {
+    **TIMED,
+    "path": "en/health",
+    "audience": "5" * 64,
+    "supernode": "ecdsa-sha2-nistp384 AAAA",
+}
 
 
-@pytest.mark.parametrize("document", [RoundTask(**TASK), Contribution(**BROUGHT)])
-def test_what_is_signed_is_read_again_and_for_one_key_only(document: RoundTask | Contribution) -> None:
+@pytest.mark.parametrize(
+    "document", [RoundTask(**TASK), Contribution(**BROUGHT), Invitation(**INVITED), Admission(**ADMITTED)]
+)
+def test_what_is_signed_is_read_again_and_for_one_key_only(
+    document: RoundTask | Contribution | Invitation | Admission,
+) -> None:
     envelope = seal_document(document, KEY)
     assert open_document(envelope, type(document), [KEY.public])[0] == document
     other = PrivateKey.generate()
@@ -55,6 +66,9 @@ def test_what_is_signed_is_read_again_and_for_one_key_only(document: RoundTask |
         (RoundTask, {**TASK, "more": 1}),
         (Contribution, {**BROUGHT, "arrays": "x"}),
         (Contribution, {**BROUGHT, "path": "EN"}),
+        (Invitation, {**INVITED, "address": "hub.example"}),
+        (Invitation, {**INVITED, "address": "http://hub.example:1"}),
+        (Admission, {**ADMITTED, "supernode": "ssh-rsa AAAA"}),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(model: type[RoundTask], fields: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from registry.errors import BadData, LocalFailure
+from registry.rounds import Half
 from sync.delta import Delta, Factor, norm, total_norm, write_adapter
 from sync.model import LoadedModel, add, load_model
 from sync.score import fits
@@ -324,3 +325,17 @@ def test_prompts_that_are_not_one_s_own_are_not_learned(loaded: LoadedModel, tmp
         for weight in (0.0, 1.0)
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("half", ["a", "b"])
+def test_a_frozen_half_stays_to_the_bit_over_an_end_and_a_new_beginning(
+    half: Half, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    first = fit(loaded, TRAIN, [], replace(PLAN, alpha=2.0, epochs=1), tmp_path / "first").delta
+    plan = replace(PLAN, alpha=2.0)
+    with pytest.raises(Stopped):
+        fit(loaded, TRAIN, [], plan, tmp_path / "run", stop_at(EPOCH + 1), start=first, frozen=half)
+    done = fit(loaded, TRAIN, [], plan, tmp_path / "run", start=first, frozen=half).delta
+    other = "b" if half == "a" else "a"
+    assert all(torch.equal(getattr(done[name], half), getattr(first[name], half)) for name in first)
+    assert not any(torch.equal(getattr(done[name], other), getattr(first[name], other)) for name in first)

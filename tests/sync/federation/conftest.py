@@ -25,7 +25,7 @@ from tests.toy_tree import Child, enrol
 TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 QUICK: dict[str, Any] = {"rounds": 1, "rank": 8, "targets": TARGETS, "least": 2, "deadline_s": 5.0, "gather_s": 1.0}
 TABLES = {"en/shapes": SHAPES, "en/tools": TOOLS, "en/more": {"ivy": "saw", "gem": "oval"}}
-TRAINED: dict[tuple[str, str], Delta] = {}  # what they learned before, by path and start
+TRAINED: dict[tuple[str, ...], Delta] = {}  # what they learned before, by path and start
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def member(child: Child, promoter: Promoter, work: Path) -> Member:
     head = promoter.composer
 
     def train(asked: Asked, start: Delta) -> Delta:
-        key = child.path, asked.task.start
+        key = child.path, asked.task.start, asked.task.frozen
         if key not in TRAINED:
             TRAINED[key] = trained(asked, start)
         return TRAINED[key]
@@ -68,10 +68,10 @@ def member(child: Child, promoter: Promoter, work: Path) -> Member:
         examples = [Example(row, child.path) for row in [*rows(TABLES[child.path]), *rows(KNOWN)]]
         loaded = head.load(asked.task.release.digest)
         folder = work / f"{child.path.replace('/', '.')}-{asked.task.round}"
-        return fit(loaded, examples, [], plan, folder, start=start).delta
+        return fit(loaded, examples, [], plan, folder, start=start, frozen=asked.task.frozen).delta
 
     def shapes(asked: Asked) -> dict[str, tuple[int, int]]:
-        return arrays_of(promoter, head.chain(asked.task.release.digest)[-1].release, asked.task.shape)
+        return arrays_of(head, head.chain(asked.task.release.digest)[-1].release, asked.task.shape)
 
     return Member(child.key, child.path, child.parent.key.public, shapes, train, now=lambda: NOW)
 
