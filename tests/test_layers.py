@@ -58,7 +58,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "mcp": ("node/mcp.py",),
     "grpc_reflection": ("node/grpc/server.py",),
     "google": ("node/grpc/*",),
-    "flwr": ("sync/federation/*",),
+    "flwr": ("sync/federation/*", "simulations/flower.py"),
     "gguf": ("node/gguf.py", "node/gguf_tokenizer.py"),
     # what is stored and signed
     "sqlalchemy": ("registry/store.py", "registry/tables.py", "registry/migrations/*"),
