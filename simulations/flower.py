@@ -79,6 +79,10 @@ class Settings:
         """The place of a child."""
         return f"{PLACE}/child{number}"
 
+    def lies(self, number: int) -> bool:
+        """Whether a child is one of the liars, who are the last ones."""
+        return number >= self.clients - self.liars
+
     def shared(self) -> tuple[list[Row], list[Row]]:
         """The rows of all children, and those that the parent judges on."""
         rows = read_rows(Path(self.rows), MAX_ROWS_BYTES)
@@ -101,7 +105,6 @@ def _model(base: str) -> LoadedModel:
 def _child(settings: Settings, number: int) -> Member:
     """A child of the simulation; the last ones lie."""
     config = json.loads((Path(settings.base) / "config.json").read_text(encoding="utf-8"))
-    lies = number >= settings.clients - settings.liars
 
     def shapes(asked: Asked) -> Shapes:
         return shapes_of(config, asked.task.shape)
@@ -120,7 +123,7 @@ def _child(settings: Settings, number: int) -> Member:
         examples = [Example(row, settings.path(number)) for row in settings.rows_of(number)]
         with tempfile.TemporaryDirectory() as work:
             delta = fit(_model(settings.base), examples, [], plan, Path(work), start=start, frozen=task.frozen).delta
-        return scaled(delta, LIE) if lies else delta
+        return scaled(delta, LIE) if settings.lies(number) else delta
 
     parent = settings.key("parent").public
     return Member(settings.key(str(number)), settings.path(number), parent, shapes, train, lambda: NOW)
@@ -209,11 +212,14 @@ def simulate(settings: Settings, cores: int) -> dict[str, Any]:
             promoter.composer.store.close()
         release = outcome[0].release
         rulings = prepared.desk.rulings
+        lying = {settings.path(number) for number in range(settings.clients) if settings.lies(number)}
         return {
             "settings": {**asdict(settings), "base": Path(settings.base).name, "rows": Path(settings.rows).name},
             "cores": cores,
             "accepted": sum(ruling.outcome == "accepted" for ruling in rulings),
             "refused": sum(ruling.outcome != "accepted" for ruling in rulings),
+            "lies_accepted": sum(ruling.outcome == "accepted" and ruling.path in lying for ruling in rulings),
+            "honest_refused": sum(ruling.outcome != "accepted" and ruling.path not in lying for ruling in rulings),
             "adapter": release.adapter.file.sha256 if release and release.adapter else None,
             "checks": {check.name: check.reason for check in outcome[0].checks},
             "wall_s": round(time.monotonic() - started, 1),
