@@ -5,24 +5,12 @@ The daemon asks it in every round, `node sync status` whenever a person wants to
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 
 from node.context import Node
-from registry.documents import AnyOffering, read_offering
 from registry.paths import NodePath
-from registry.store import Session, select
-from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, UpdateRow
-from sync.chain import release_files, stored_link
-from sync.lifecycle import results_of
-from sync.policy import POLICIES, Decision, PolicySettings, PolicyState, Waiting
-
-RECENT: Final = 5  # releases that a change is compared with
-GAIN: Final = "behaviour.gain"  # as `sync.checks.behaviour` names it; importing that would load a model library
+from sync.policy import POLICIES, Decision, PolicySettings
+from sync.policy_state import policy_state
 
 
 def policy_settings(node: Node) -> PolicySettings:
@@ -44,63 +32,4 @@ def policy_settings(node: Node) -> PolicySettings:
 
 def decide_place(node: Node, place: NodePath, now: datetime) -> Decision:
     """Whether the updates that wait at a place become a release now, and why (G1)."""
-    return POLICIES[node.settings.policy](policy_state(node, place, now), policy_settings(node))
-
-
-def policy_state(node: Node, place: NodePath, now: datetime) -> PolicyState:
-    """What waits at a place, in the figures that policies compare."""
-    with node.store.read() as session:
-        head = session.scalars(
-            select(ReleaseRow).join(HeadRow, HeadRow.release == ReleaseRow.digest).where(ReleaseRow.path == str(place))
-        ).first()
-        version = head.version if head else 0
-        rows = session.scalars(select(UpdateRow).where(UpdateRow.direction == "in", UpdateRow.state == "accepted"))
-        found = [(row, read_offering(row.envelope)) for row in rows]  # verified when it came in
-        waiting = [_waiting(row, update, version) for row, update in found if update.release.path == str(place)]
-        return PolicyState(
-            now=now,
-            waiting=tuple(waiting),
-            recent=_recent(session, place),
-            release_bytes=_release_bytes(node, session, head) * _children(session, place),
-        )
-
-
-def _waiting(row: UpdateRow, update: AnyOffering, version: int) -> Waiting:
-    gains = [100 * one.value for one in results_of(row) if one.name == GAIN and one.value is not None]
-    return Waiting(
-        since=row.changed,
-        issuer=row.issuer,
-        behind=max(0, version - update.release.version),
-        rows=sum(claim.rows for claim in update.claims if claim.split == "train"),
-        norm=_norm(row),
-        points=gains[0] if gains else None,
-    )
-
-
-def _norm(row: UpdateRow) -> float | None:
-    """‖ΔW‖_F over all modules, from those of each."""
-    return math.hypot(*json.loads(row.norms).values()) if row.norms is not None else None
-
-
-def _recent(session: Session, place: NodePath) -> tuple[float, ...]:
-    """The mean norm of the updates in each of the last releases of a place, the latest first."""
-    releases = select(ReleaseRow.digest).where(ReleaseRow.path == str(place), ReleaseRow.own)
-    means: list[float] = []
-    for digest in session.scalars(releases.order_by(ReleaseRow.version.desc()).limit(4 * RECENT)):
-        rows = session.scalars(select(UpdateRow).where(UpdateRow.release == digest, UpdateRow.state != "undone"))
-        norms = [norm for row in rows if (norm := _norm(row)) is not None]
-        if norms:
-            means.append(statistics.fmean(norms))
-    return tuple(means[:RECENT])
-
-
-def _release_bytes(node: Node, session: Session, head: ReleaseRow | None) -> int:
-    """What one child pulls of a release like the one that is served."""
-    if head is None:
-        return 0
-    return sum(file.size for file in release_files(stored_link(session, node.blobs, head.digest).release))
-
-
-def _children(session: Session, place: NodePath) -> int:
-    paths: Sequence[str] = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active")).all()
-    return max(1, sum(NodePath.parse(path).is_within(place) for path in paths))
+    return POLICIES[node.settings.policy](policy_state(node.store, node.blobs, place, now), policy_settings(node))
