@@ -27,7 +27,6 @@ from sync.score import evaluate_rows
 KNOWN: Final = "gate.known"
 CANARIES: Final = "gate.canaries"
 GAIN: Final = "gate.gain"
-CANARY_ROWS: Final = 64
 CANARY_SURE: Final = 0.9
 MAX_NAME_CHARS: Final = 60
 MAX_PLACES: Final = 64  # a verdict has room for 200 checks
@@ -78,7 +77,7 @@ def canaries(parent: Parent, loaded: LoadedModel, link: Link, tasks: Iterable[st
     seed = int.from_bytes(hashlib.sha256(secret).digest()[:7], "big")
     named = sorted(set(tasks)) or [""]
     path = link.release.path
-    return AnchorSet(CANARIES, path, sampled(loaded, path, CANARY_ROWS, seed, named, least_sure=CANARY_SURE))
+    return AnchorSet(CANARIES, path, sampled(loaded, path, parent.plan.canaries, seed, named, least_sure=CANARY_SURE))
 
 
 def right(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[bool]:

@@ -36,6 +36,7 @@ class PromotionPlan:
     max_loss_points: float = 1.0
     min_gain_kept: float = 0.9
     prompts: int = 800  # of each child: what did not travel is made up for by own prompts and by sampled ones
+    canaries: int = 64  # prompts that a release says to itself, asked of every candidate (G9)
     tries: int = 6  # candidates that are judged at most before the gate blames an update
     release_valid_days: int = 365
     measure_gain: bool = False  # what an update adds, of its transfer rows: costs another pass over them

@@ -64,9 +64,9 @@ class Promoter(Parent):
         """
         with self.composer.store.read() as session:
             head = session.get(HeadRow, str(path))
-            if head is None:
-                raise BadData(f"there is no release at {path} to promote", f"node import BASE --path {path}")
-            chain = self.composer.chain(head.release)
+        if head is None:
+            raise BadData(f"there is no release at {path} to promote", f"node import BASE --path {path}")
+        chain = self.composer.chain(head.release)
         waiting, checks = dict(zip(digests, updates, strict=True)), list[CheckResult]()
         while waiting:
             candidate = Candidate(self, chain, waiting)
