@@ -49,6 +49,13 @@ class Kept:
     files: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
 
+    def bring_back(self, folder: Path, clock: Clock, network: Network) -> Member:
+        """The node as it was, with its home below a new folder; the one that was brought back last is gone."""
+        home = folder / self.member.host
+        _link(self, self.member.home.root, home)
+        self.member.store.restore(self.image)
+        return _settled(self.member, home, self.member.store, Watch(clock), network)
+
 
 class Tree:
     """A prepared tree. `fanouts` are the children of a node on each level, the root's first: (2, 7) has 1 + 2 + 14.
@@ -60,7 +67,7 @@ class Tree:
         self._folder = folder
         clock = Clock(START)
         network = Network(clock, random.Random(0))  # noqa: S311  a simulation
-        self._kept = [_keep(member) for member in _make(tuple(fanouts), folder, Watch(clock), network)]
+        self._kept = [keep(member) for member in _make(tuple(fanouts), folder, Watch(clock), network)]
         self.heads = {
             (kept.member.host, path): (row.version, row.digest)
             for kept in self._kept
@@ -74,7 +81,7 @@ class Tree:
 
     def bring_back(self, folder: Path, clock: Clock, network: Network) -> list[Member]:
         """The nodes as they were, the root first, with their homes below a new folder; the last ones are gone."""
-        return [self._one(kept, folder, clock, network) for kept in self._kept]
+        return [kept.bring_back(folder, clock, network) for kept in self._kept]
 
     def fork(self, member: Member, folder: Path) -> Member:
         """What a node was at the beginning, once more beside it, with the same key: for those that lead two lives."""
@@ -82,12 +89,6 @@ class Tree:
         store = Store.in_memory(kept.image)
         _link(kept, kept.member.home.root, folder)
         return _settled(kept.member, folder, store, member.watch, member.network)
-
-    def _one(self, kept: Kept, folder: Path, clock: Clock, network: Network) -> Member:
-        home = folder / kept.member.host
-        _link(kept, kept.member.home.root, home)
-        kept.member.store.restore(kept.image)
-        return _settled(kept.member, home, kept.member.store, Watch(clock), network)
 
 
 def key_of(host: str, role: str = "targets") -> PrivateKey:
@@ -103,7 +104,7 @@ def _settled(member: Member, folder: Path, store: Store, watch: Watch, network: 
 
 
 def _make(fanouts: tuple[int, ...], folder: Path, watch: Watch, network: Network) -> list[Member]:
-    root = _new(folder, ROOT, watch, network)
+    root = new_member(folder, ROOT, watch, network)
     for data in (*base_files().values(), base_manifest().to_bytes()):
         root.blobs.put_bytes(data)
     members, level = [root], [root]
@@ -119,17 +120,18 @@ def _make(fanouts: tuple[int, ...], folder: Path, watch: Watch, network: Network
 
 def _children(parent: Member, fanout: int, folder: Path) -> list[Member]:
     places = [NodePath((*parent.place.parts, f"n{number}")) for number in range(fanout)]
-    children = [_new(folder, place, parent.watch, parent.network) for place in places]
+    children = [new_member(folder, place, parent.watch, parent.network) for place in places]
     for child in children:
-        _enrol(parent, child)
+        enrol(parent, child)
         child.log_peers = tuple(other.host for other in children if other is not child)
         if exchange(child, child.parent or _pinned(parent), chance=0.0).refused:
             raise RuntimeError(f"{child.host} could not join the tree")
     return children
 
 
-def _new(folder: Path, place: NodePath, watch: Watch, network: Network) -> Member:
-    host = "-".join(place.parts)
+def new_member(folder: Path, place: NodePath, watch: Watch, network: Network) -> Member:
+    """A node that nobody knows yet, with its home below a folder; its keys follow from its place."""
+    host = str(place).replace("/", "-")
     home = Home(folder / host)
     home.create()
     for role, name in FILES.items():
@@ -152,7 +154,8 @@ def _pinned(parent: Member) -> Parent:
     return Parent(parent.host, parent.key.public, parent.place)
 
 
-def _enrol(parent: Member, child: Member) -> None:
+def enrol(parent: Member, child: Member) -> None:
+    """Let a child speak for its place, and pin the parent there."""
     now, key, path = parent.watch.now(), child.key.public, str(child.place)
     enrolment = Enrolment(
         path=path,
@@ -173,7 +176,8 @@ def _enrol(parent: Member, child: Member) -> None:
     child.parent = _pinned(parent)
 
 
-def _keep(member: Member) -> Kept:
+def keep(member: Member) -> Kept:
+    """A node as it is now, to be brought back."""
     root = member.home.root
     places = sorted(root.rglob("*"))
     return Kept(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from registry.blobs import BlobStore
-from registry.documents import ReleasePin
+from registry.documents import Adapter, CheckResult, ReleasePin
 from registry.home import Home
 from registry.keys import PrivateKey, PublicKey
 from registry.log.checkpoint import Checkpoint, origin_of, sign_checkpoint
@@ -25,6 +26,7 @@ from registry.trust.repository import Repository, Target
 from registry.trust.roles import Lives
 from simulations.clock import Watch
 from simulations.network import MemoryTransport, Network, url_of
+from simulations.weights import check_adapter
 from sync.checks.envelope import Limits as InboxLimits
 from sync.enrolled import Identity
 from sync.peers import Allowance
@@ -48,7 +50,10 @@ class Parent:
 
 @dataclass(eq=False)
 class Member:
-    """One node, responsible for one place. `wake` is called when an update came that waits for work."""
+    """One node, responsible for one place. `wake` is called when an update came that waits for work.
+
+    `check_adapter` is stage 2 of the checks, over the base of this tree.
+    """
 
     host: str
     key: PrivateKey
@@ -62,6 +67,7 @@ class Member:
     children: dict[str, PublicKey] = field(default_factory=dict)  # by host
     log_peers: tuple[str, ...] = ()
     wake: Callable[[], None] = lambda: None
+    check_adapter: Callable[[Path, Adapter], list[CheckResult]] = check_adapter
     is_published: bool = False  # all that is served; whoever serves something new says that it is not
     due: datetime | None = None
 

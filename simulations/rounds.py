@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from registry.documents import ReleasePin, Update, Verdict, open_document
+from registry.documents import Adapter, CheckResult, ReleasePin, Update, Verdict, open_document
 from registry.errors import BadData, BanyanError
 from registry.keys import PublicKey
 from registry.log.checkpoint import Standing, open_checkpoint
@@ -22,7 +22,6 @@ from registry.tables import ArrivalRow, PeerStateRow, ReleaseRow, UpdateRow
 from registry.trust.client import Client, begin, in_our_words
 from registry.trust.files import locked
 from simulations.member import ALLOWANCE, Member, Parent, heads_in
-from simulations.weights import check_adapter
 from sync import push
 from sync.arrivals import settle_arrival
 from sync.chain import Link
@@ -32,6 +31,7 @@ from sync.pull import Judge, fetch_release
 from sync.seen_logs import Seen, held, see, settle
 from sync.transport import Peer, Refused
 from sync.tuf_fetcher import PeerFetcher
+from sync.uploads import files_of
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _deliver(going: _Going, row: UpdateRow, update: Update) -> push.Standing:
     if row.state not in TO_SEND:
         return push.standing(going.peer, row.digest)
     try:
-        return push.submit(going.peer, row.envelope, [update.adapter.file], going.member.blobs)
+        return push.submit(going.peer, row.envelope, files_of(update), going.member.blobs)
     except Refused as refusal:
         if not refusal.code.startswith("check_"):
             raise
@@ -201,11 +201,15 @@ def _judge(member: Member) -> Judge:
             result
             for link in new
             if link.release.adapter is not None
-            for result in check_adapter(member.blobs.path(link.release.adapter.file.sha256), link.release.adapter)
+            for result in _checked(member, link.release.adapter)
         ]
         return settle_arrival(chain[-1], results, None, member.key, member.watch.now())
 
     return judge
+
+
+def _checked(member: Member, adapter: Adapter) -> list[CheckResult]:
+    return member.check_adapter(member.blobs.path(adapter.file.sha256), adapter)
 
 
 def _offered(going: _Going, own: set[str]) -> list[ReleasePin]:

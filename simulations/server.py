@@ -9,7 +9,6 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from registry.documents import CheckResult
-from registry.envelope import MAX_ENVELOPE_BYTES
 from registry.errors import BadData
 from registry.keys import PublicKey
 from registry.log.checkpoint import open_checkpoint
@@ -23,6 +22,7 @@ from sync.push import Receipt, Standing
 from sync.seen_logs import Seen, held, see, witness
 from sync.transport import Refused
 
+MAX_BLOB_BYTES: Final = 64 << 20  # the weights of a base are one
 STATUS: Final = {"enrolment": 403, "audience": 403, "sequence": 409, "size": 413, "rank": 413}
 
 
@@ -102,7 +102,7 @@ def _envelope(member: Member, digest: str) -> bytes:
 def _blob(member: Member, digest: str) -> bytes:
     if not member.blobs.has(digest):
         raise not_here()
-    return member.blobs.read(digest, MAX_ENVELOPE_BYTES)
+    return member.blobs.read(digest, MAX_BLOB_BYTES)
 
 
 def _updates(member: Member, request: Request, rest: list[str]) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from registry.documents import (
     AnyOffering,
     CheckResult,
     Distillation,
+    Evaluation,
+    File,
     Release,
     ReleasePin,
     Update,
@@ -37,11 +40,25 @@ CARD: Final = b"# made in a simulation\n"
 RUN: Final = "0" * 64
 
 
-def offer(member: Member, parent: Parent, life: timedelta) -> str | None:
-    """Sign and store an update on what the parent serves (U8); its digest. None where nothing of it was pulled yet."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What there is to offer: an adapter, the release that it was made on, what is claimed of it, rows that travel."""
+
+    release: ReleasePin
+    adapter: Adapter
+    claims: tuple[Evaluation, ...] = ()
+    transfer: File | None = None
+    transfer_rows: int = 0
+
+
+def offer(member: Member, parent: Parent, life: timedelta, made: Made | None = None) -> str | None:
+    """Sign and store an update (U8); its digest.
+
+    Without something `made` it is a new adapter on what the parent serves; None where nothing of that was pulled yet.
+    """
     now, key_id, path = member.watch.now(), member.key.public.id, str(member.place)
     with member.store.transaction() as session:
-        head = _head(session, str(parent.place))
+        head = session.get(ReleaseRow, made.release.digest) if made else _head(session, str(parent.place))
         if head is None:
             return None
         used = session.get(SequenceRow, (key_id, path))
@@ -49,20 +66,21 @@ def offer(member: Member, parent: Parent, life: timedelta) -> str | None:
             used = SequenceRow(issuer=key_id, path=path, highest=0)
             session.add(used)
         used.highest += 1
+        what = made or Made(pin_of(head), new_adapter(member, f"{member.host} update {used.highest}"))
         update = Update(
             path=path,
             issuer=key_id,
             audience=parent.key.id,
             base=head.base,
-            release=pin_of(head),
+            release=what.release,
             sequence=used.highest,
             created=now,
             expires=now + life,
-            adapter=new_adapter(member, f"{member.host} update {used.highest}"),
-            claims=(),
+            adapter=what.adapter,
+            claims=what.claims,
             run=RUN,
-            transfer=None,
-            transfer_rows=0,
+            transfer=what.transfer,
+            transfer_rows=what.transfer_rows,
         )
         envelope = seal_document(update, member.key)
         digest = hashlib.sha256(envelope).hexdigest()
