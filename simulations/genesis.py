@@ -122,9 +122,9 @@ def _children(parent: Member, fanout: int, folder: Path) -> list[Member]:
     places = [NodePath((*parent.place.parts, f"n{number}")) for number in range(fanout)]
     children = [new_member(folder, place, parent.watch, parent.network) for place in places]
     for child in children:
-        enrol(parent, child)
+        pinned = enrol(parent, child)
         child.log_peers = tuple(other.host for other in children if other is not child)
-        if exchange(child, child.parent or _pinned(parent), chance=0.0).refused:
+        if exchange(child, pinned, chance=0.0).refused:
             raise RuntimeError(f"{child.host} could not join the tree")
     return children
 
@@ -154,8 +154,8 @@ def _pinned(parent: Member) -> Parent:
     return Parent(parent.host, parent.key.public, parent.place)
 
 
-def enrol(parent: Member, child: Member) -> None:
-    """Let a child speak for its place, and pin the parent there."""
+def enrol(parent: Member, child: Member) -> Parent:
+    """Let a child speak for its place, and pin the parent there; the parent as the child knows it."""
     now, key, path = parent.watch.now(), child.key.public, str(child.place)
     enrolment = Enrolment(
         path=path,
@@ -174,6 +174,7 @@ def enrol(parent: Member, child: Member) -> None:
         append(session, log_entry("enrolment.granted", hashlib.sha256(envelope).hexdigest(), now, by="person"))
     parent.children[child.host] = key
     child.parent = _pinned(parent)
+    return child.parent
 
 
 def keep(member: Member) -> Kept:

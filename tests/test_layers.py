@@ -74,6 +74,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("registry/cards.py", "node/hub.py", "node/engine/outline.py"),
     # weights
     "torch": (
+        "simulations/learning/base.py",
+        "simulations/learning/trained.py",
+        "simulations/learning/world.py",
         "simulations/poison/*",
         "sync/aggregate/*",
         "sync/checks/siblings.py",
@@ -117,6 +120,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/checks/suspects.py",
         "node/model_outline.py",
         "node/bundled/build.py",
+        "simulations/learning/base.py",
         "node/engine/engine.py",
         "node/engine/grammar.py",
         "node/engine/outline.py",
@@ -127,6 +131,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("node/bundled/build.py",),
     "peft": ("sync/train.py",),
     "safetensors": (
+        "simulations/learning/trained.py",
         "sync/delta.py",
         "sync/train.py",
         "node/bundled/package.py",
@@ -144,7 +149,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py", "recommender/snapshot/files.py"),
-    "matplotlib": ("node/curve.py", "simulations/scale/pictures.py"),
+    "matplotlib": ("node/curve.py", "simulations/learning/plots.py", "simulations/scale/pictures.py"),
     "psutil": ("recommender/hardware.py", "node/folders.py"),
     # documents and settings are models of it everywhere
     "pydantic": ("*",),

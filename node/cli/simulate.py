@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from node.cli.learning import attacks, forgetting, policies
 from node.cli.scale import scale
 
 
@@ -12,4 +13,5 @@ def simulate() -> None:
     """Play trees of nodes in this process."""
 
 
-simulate.add_command(scale)
+for _one in (policies, forgetting, attacks, scale):
+    simulate.add_command(_one)

@@ -10,9 +10,9 @@ import pytest
 
 from node.starter import BUNDLED
 from registry.rows import Row
+from simulations.learning.intervals import interval
 from tests.benchmarks.knowledge import continual, grafts, levels
 from tests.benchmarks.knowledge.charts import bars
-from tests.benchmarks.knowledge.intervals import interval
 from tests.benchmarks.knowledge.study import Study
 
 

@@ -20,6 +20,8 @@ from typing import Any, Final, get_args
 
 from node.material import rehearsal
 from registry.rows import Row, of_split
+from simulations.learning.intervals import interval
+from simulations.learning.trained import digest_of
 from sync.continual import Method, grown, protected_by
 from sync.delta import Delta, write_tensors
 from sync.score import evaluate_rows
@@ -27,8 +29,7 @@ from sync.tokens import Example
 from sync.train import TrainPlan, fit
 from tests.benchmarks.knowledge.charts import bars
 from tests.benchmarks.knowledge.children import base_digest, base_model, read_delta, sampled
-from tests.benchmarks.knowledge.intervals import interval
-from tests.benchmarks.knowledge.study import Study, anchors, digest_of, known
+from tests.benchmarks.knowledge.study import Study, anchors, known
 
 PATH: Final = "en/desk"
 LANGUAGES: Final = ("en", "de", "fr", "it", "es")

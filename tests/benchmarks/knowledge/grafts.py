@@ -26,6 +26,8 @@ from typing import Any, Final
 from node.material import rehearsal
 from registry.rows import Row, of_split
 from registry.taught import TaughtRow, write_taught
+from simulations.learning.intervals import interval
+from simulations.learning.trained import digest_of
 from sync.delta import WEIGHTS_FILE, Delta, write_adapter
 from sync.distil import teach
 from sync.model import LoadedModel, load_model
@@ -34,8 +36,7 @@ from sync.tokens import Example
 from sync.train import TrainPlan, fit
 from tests.benchmarks.knowledge.charts import bars
 from tests.benchmarks.knowledge.children import sampled
-from tests.benchmarks.knowledge.intervals import interval
-from tests.benchmarks.knowledge.study import BASE, Study, anchors, digest_of, known
+from tests.benchmarks.knowledge.study import BASE, Study, anchors, known
 
 ABOVE: Final = "en/finance"
 SUBDOMAINS: Final = ("cards", "transfers")

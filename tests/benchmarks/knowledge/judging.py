@@ -14,6 +14,7 @@ from node.promotions import thresholds_of
 from node.settings import Settings
 from registry.documents import CheckResult
 from registry.rows import Row
+from simulations.learning.trained import digest_of
 from sync.aggregate.geometry import gram
 from sync.checks.behaviour import check_behaviour
 from sync.checks.probes import asked_by, probes_of
@@ -29,7 +30,7 @@ from sync.score import evaluate_rows, fits
 from sync.tokens import Example, encode
 from tests.benchmarks.knowledge.children import base_model, delta_digest, sampled
 from tests.benchmarks.knowledge.cohorts import PARENT
-from tests.benchmarks.knowledge.study import Study, digest_of, known
+from tests.benchmarks.knowledge.study import Study, known
 
 KNOWN_ROWS: Final = 200  # of the 1,100 that a node has: every check is a pass over them
 VERSION: Final = 2  # of what is kept: to be raised where the checks of one update measure something else

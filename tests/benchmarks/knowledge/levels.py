@@ -19,16 +19,17 @@ from statistics import mean
 from typing import Any, Final
 
 from registry.rows import Row, of_split, split_of
+from simulations.learning.intervals import interval
+from simulations.learning.trained import digest_of
 from sync.consolidate import Lesson, consolidate, lessons_as_examples, merge
 from sync.delta import Delta
 from sync.score import answered, evaluate
 from sync.train import TrainPlan
 from tests.benchmarks.knowledge.charts import bars
 from tests.benchmarks.knowledge.children import PLAN, Job, base_digest, base_model, delta_digest, sampled, trained
-from tests.benchmarks.knowledge.intervals import interval
 from tests.benchmarks.knowledge.merging import PLAN as PROMOTION
 from tests.benchmarks.knowledge.merging import asked, size
-from tests.benchmarks.knowledge.study import Study, anchors, digest_of, known
+from tests.benchmarks.knowledge.study import Study, anchors, known
 
 SETS: Final = {"xsid": "assistant/requests", "home_assistant": "home/devices"}
 LOWER: Final = ("de", "it")  # the languages of the leaves that it comes down to

@@ -7,7 +7,6 @@ studies never do the same work twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from node.starter import BUNDLED
 from registry.rows import Row, read_rows, read_tree_rows
+from simulations.learning.trained import digest_of
 
 BASE: Final = BUNDLED / "model"
 MAX_ROWS_BYTES: Final = 64 << 20
@@ -59,8 +59,3 @@ def anchors() -> list[Row]:
 def known() -> list[Row]:
     """Rows of old knowledge that nothing is trained on: what a parent judges with."""
     return read_rows(BUNDLED / "validation.jsonl", MAX_ROWS_BYTES)
-
-
-def digest_of(what: object) -> str:
-    """The name of what follows from JSON values."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
