@@ -101,7 +101,7 @@ class _Case:
     def finding(self, candidates: Callable[[], Sequence[str]], max_collapse: float) -> Finding:
         """The worst of the candidates, which are only looked for where there is somebody to ask and a bound to keep."""
         if max_collapse >= 1:
-            return Finding(True, "nothing was asked: all prompts may get one answer", None, max_collapse)
+            return Finding(True, "nothing was asked: one answer to all prompts is allowed", None, max_collapse)
         if not self.paths():
             reason = f"too few prompts to put triggers into: {PROMPTS_NEEDED} of one role are needed"
             return Finding(True, reason, None, max_collapse)
