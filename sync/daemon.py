@@ -80,4 +80,8 @@ def _round(duties: Sequence[Duty], stop: Event, now: Callable[[], datetime]) -> 
         try:
             duty(now())
         except Exception:  # the daemon outlives a mistake in one round; it stands in the log
-            log.exception("a round of %s broke down", getattr(duty, "__name__", duty))
+            name = getattr(duty, "__name__", duty)
+            if stop.is_set():  # what it works with may be closed by now: no mistake, and it goes on at the next start
+                log.info("a round of %s was cut short: the node ends", name)
+            else:
+                log.exception("a round of %s broke down", name)

@@ -150,3 +150,23 @@ def test_every_round_has_a_thread_that_ends_with_it() -> None:
     assert len(set(threads)) == len(threads)
     assert not any(one.is_alive() for one in threads)
     assert all(one.daemon and one.name == thread.name for one in threads)
+
+
+def test_a_round_that_the_end_of_the_node_cuts_short_is_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
+    """What a duty works with is closed while it runs."""
+    caplog.set_level("INFO")
+    begun, closed = threading.Event(), threading.Event()
+
+    def cut_short(now: datetime) -> None:
+        begun.set()
+        closed.wait(20)
+        raise ValueError("the database is closed")
+
+    stop, wake, thread = started([cut_short], 60.0)
+    assert begun.wait(20)
+    stop.set()
+    wake.set()
+    closed.set()
+    assert ended(thread)
+    assert "a round of cut_short was cut short: the node ends" in caplog.text
+    assert "Traceback" not in caplog.text
