@@ -38,7 +38,7 @@ EVERYWHERE = (
 
 @pytest.fixture(scope="module")
 def hub(endpoint: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=endpoint) as client:
+    with httpx.Client(base_url=endpoint, timeout=60) as client:
         yield client
 
 
