@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from node.api.app import create_app
+from node.serving.assistant import NAME as ASSISTANT
 from node.serving.models import Models
 from node.starter import STARTER_PATHS, install_starter_tree
 from tests.node.openai.conftest import listening
@@ -72,7 +73,8 @@ def test_schemas_and_several_answers_pass_through(chained: Chained) -> None:
 
 
 def test_the_models_of_a_second_node_are_listed(chained: Chained) -> None:
-    assert {model.id for model in chained.client.models.list()} == {f"far/{path}" for path in STARTER_PATHS}
+    far = {f"far/{name}" for name in (*STARTER_PATHS, ASSISTANT)}
+    assert {model.id for model in chained.client.models.list()} == {ASSISTANT, *far}
     assert chained.client.models.retrieve(f"far/{NAME}").id == f"far/{NAME}"
 
 
@@ -102,4 +104,4 @@ def test_a_second_node_that_ended_is_unavailable_and_hides_nothing(chained: Chai
     with pytest.raises(openai.InternalServerError) as refused:
         chained.client.chat.completions.create(model=f"far/{NAME}", messages=TURNS, max_tokens=1)
     assert refused.value.status_code == 503
-    assert list(chained.client.models.list()) == []
+    assert [model.id for model in chained.client.models.list()] == [ASSISTANT]
