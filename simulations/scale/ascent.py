@@ -15,7 +15,7 @@ from typing import Final
 
 from simulations.scale.conditions import Conditions
 from simulations.scale.costs import Costs
-from simulations.scale.events import Events, one_core_each, shared_cores
+from simulations.scale.events import Events, processors
 from simulations.scale.shape import Shape
 from sync.backoff import interval_s, pause_s
 from sync.policy import POLICIES, PolicySettings, PolicyState, Waiting
@@ -78,7 +78,7 @@ class Ascent:
             weight=float(conditions.every),
             wait_s=conditions.longest_wait_s,
         )
-        self._run = shared_cores(conditions.cores) if conditions.cores else one_core_each(shape.nodes)
+        self._run = processors(shape.nodes, conditions.cores)
         self._events = Events()
         self._desks: defaultdict[int, _Desk] = defaultdict(_Desk)
         self._deciding: dict[int, list[Offer]] = {}

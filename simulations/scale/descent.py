@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from simulations.scale.conditions import Conditions
 from simulations.scale.costs import Costs
-from simulations.scale.events import Events, one_core_each, shared_cores
+from simulations.scale.events import Events, processors
 from simulations.scale.links import Links
 from simulations.scale.shape import Shape
 from sync.backoff import interval_s, pause_s
@@ -35,7 +35,7 @@ class Descent:
     def __init__(self, shape: Shape, costs: Costs, conditions: Conditions, seed: int) -> None:
         self.shape, self.costs, self.conditions = shape, costs, conditions
         self._chance = random.Random(seed).random  # noqa: S311  a simulation that can be repeated
-        self._run = shared_cores(conditions.cores) if conditions.cores else one_core_each(shape.nodes)
+        self._run = processors(shape.nodes, conditions.cores)
         self._events = Events()
         self._links = Links(shape, costs, self._events, self._sent, caching=conditions.caching)
         self._arrived = array("d", bytes(8 * shape.nodes))

@@ -35,7 +35,12 @@ class Events:
                 on_played(self.played)
 
 
-def one_core_each(nodes: int) -> Run:
+def processors(nodes: int, shared: int) -> Run:
+    """A core for each node, or so many `shared` by all of them where it is not 0."""
+    return _shared_cores(shared) if shared else _one_core_each(nodes)
+
+
+def _one_core_each(nodes: int) -> Run:
     """Every node works on one thing after the other, in the order in which they come."""
     free = array("d", bytes(8 * nodes))
 
@@ -46,7 +51,7 @@ def one_core_each(nodes: int) -> Run:
     return run
 
 
-def shared_cores(cores: int) -> Run:
+def _shared_cores(cores: int) -> Run:
     """All nodes on one machine: whatever comes goes to the core that is free first."""
     free = [0.0] * cores
 

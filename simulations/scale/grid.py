@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import BadData
+from registry.trust.files import write_whole
 from simulations.scale.conditions import Conditions
 from simulations.scale.costs import Costs
 from simulations.scale.shape import Shape
-from simulations.scale.study import Cell, OnPlayed, play
+from simulations.scale.study import Cell, play
 
 SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
 FAN_OUTS: Final = (4, 16, 64, 256)
@@ -46,9 +48,9 @@ def played(
     for number, cell in enumerate(wanted):
         key = repr(cell)
         if key not in found:
-            on_cell: OnPlayed = lambda what, events, number=number: on_played(number, what, events)  # type: ignore[misc]  # noqa: E731
-            found[key] = play(cell, costs, on_cell)
-            _write({**about, "costs": costs.model_dump(), "cells": found}, file)
+            found[key] = play(cell, costs, partial(on_played, number))
+            whole = {**about, "costs": costs.model_dump(), "cells": found}
+            write_whole(file, json.dumps(whole, indent=1).encode() + b"\n")
     return [found[repr(cell)] for cell in wanted]
 
 
@@ -60,10 +62,3 @@ def _read(file: Path, costs: Costs) -> dict[str, Any]:
         return dict(known["cells"]) if known["costs"] == costs.model_dump() else {}
     except (ValueError, KeyError, TypeError) as error:
         raise BadData(f"{file} is not a file of this study", "name another with --out") from error
-
-
-def _write(content: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
