@@ -5,7 +5,6 @@ Neither says who a node is: the node's own key signs the certificate's invitatio
 
 from __future__ import annotations
 
-import os
 import ssl
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from registry.durable import make_folder
 from registry.errors import BadData
+from registry.trust.files import write_whole
 
 VALID: Final = timedelta(days=7)
 EARLIER: Final = timedelta(minutes=5)  # clocks differ
@@ -89,11 +89,7 @@ def as_pem(public: str) -> bytes:
 def write_private(file: Path, data: bytes) -> None:
     """Write a file for its owner alone, in the place of an older one."""
     make_folder(file.parent)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(data)
-    partial.replace(file)
+    write_whole(file, data)
 
 
 def _private(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
