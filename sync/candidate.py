@@ -37,7 +37,17 @@ from sync.consolidate import Merged, consolidate, lessons_as_examples, merge
 from sync.delta import WEIGHTS_FILE, Delta, recompress, write_adapter
 from sync.distil import with_choices
 from sync.input_grams import cohort_grams
-from sync.judging import AnchorSet, anchor_sets, canaries, gain_checks, loss_checks, right
+from sync.judging import (
+    AnchorSet,
+    Judged,
+    anchor_sets,
+    canaries,
+    gain_checks,
+    judged_evidence,
+    loss_checks,
+    right,
+    timed_right,
+)
 from sync.lessons import Taught, choices_of, in_words, teach, teacher_of
 from sync.lifecycle import mark, results_of, update_row
 from sync.model import LoadedModel, add
@@ -214,7 +224,7 @@ class Candidate:
         if own:
             add(loaded, own, by=-1.0)
 
-    def judge(self, delta: Delta) -> list[CheckResult]:
+    def judge(self, delta: Delta) -> Judged:
         """The gate: old knowledge on every anchor set and the canaries, each child's gain on what was held back."""
         loaded = self.composer.load_chain(self.chain)
         sets = [*anchor_sets(self.parent, self.path, self.roles()), *([self.canaries] if self.canaries.rows else [])]
@@ -223,11 +233,12 @@ class Candidate:
         gained_before = [self.parent.right_before(loaded, old, one.held, self.path) for one in self.taught]
         self.exchange(loaded, delta)
         claims = [self.expected_gain(digest, one) for digest, one in zip(self.digests, self.updates, strict=True)]
-        plan = self.plan
-        return [
-            *loss_checks(sets, before, loaded, self.path, plan.max_loss_points),
-            *gain_checks(self.taught, claims, gained_before, loaded, self.path, plan.min_gain_kept),
+        held = [timed_right(loaded, one.held, self.path) for one in self.taught]
+        checks = [
+            *loss_checks(sets, before, loaded, self.path, self.plan.max_loss_points),
+            *gain_checks(self.taught, claims, gained_before, held, self.plan.min_gain_kept),
         ]
+        return Judged(checks, [right for right, _ in held])
 
     def exchange(self, loaded: LoadedModel, delta: Delta) -> None:
         """Put an adapter in the place of the path's own."""
@@ -242,8 +253,13 @@ class Candidate:
             results = results_of(update_row(session, digest))
         return max((one.value for one in results if one.name == LESSON and one.value is not None), default=0.0)
 
-    def release(self, merged: Merged, checks: Sequence[CheckResult]) -> tuple[Release, str]:
-        """Write the files and the signed release (G6); visible in one transaction together with the updates' states."""
+    def release(
+        self, merged: Merged, checks: Sequence[CheckResult], held_right: Sequence[Sequence[bool]]
+    ) -> tuple[Release, str]:
+        """Write the files and the signed release (G6); visible in one transaction together with the updates' states.
+
+        What it answers of the rows that were held back is kept as evidence.
+        """
         now = self.parent.now()
         self.work.mkdir(parents=True, exist_ok=True)
         shape = write_adapter(merged.delta, self.work / WEIGHTS_FILE)
@@ -278,6 +294,9 @@ class Candidate:
             serve(session, link, now, checks)
             for update in self.digests:
                 mark(session, update, "released", now, release=link.digest)
+            for one, answered in zip(self.taught, held_right, strict=True):
+                if one.held:
+                    session.add(judged_evidence(self.path, link.digest, one.held, answered, now))
         return release, link.digest
 
     def clean_up(self) -> None:

@@ -8,14 +8,18 @@ and nobody without this node's key can tell which they are. What the figures mus
 from __future__ import annotations
 
 import hashlib
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from registry.documents import CheckResult
+from registry.evidence import RowsOf, measured
 from registry.paths import NodePath
 from registry.rows import Row, refuse_contradictions
+from registry.tables import EvidenceRow
 from sync.chain import Link
 from sync.gate import check_gain, check_loss
 from sync.lessons import Taught
@@ -39,6 +43,14 @@ class AnchorSet:
     name: str
     path: str
     rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the gate says of a candidate, and which of each child's held rows the candidate answers."""
+
+    checks: list[CheckResult]
+    held_right: list[list[bool]]
 
 
 def anchor_sets(parent: Parent, path: str, roles: Iterable[str]) -> list[AnchorSet]:
@@ -89,7 +101,7 @@ def loss_checks(
     sets: Sequence[AnchorSet], before: Sequence[Sequence[bool]], loaded: LoadedModel, path: str, max_points: float
 ) -> list[CheckResult]:
     """Old knowledge (G3): all rows asked as the path together, then every set by itself."""
-    timed = [_timed(loaded, one) for one in sets]
+    timed = [timed_right(loaded, one.rows, one.path) for one in sets]
     lines = [
         check_loss(one.name, old, new, max_points, cost)
         for one, old, (new, cost) in zip(sets, before, timed, strict=True)
@@ -105,24 +117,32 @@ def loss_checks(
     return [together, *(line for number, line in enumerate(lines) if number not in own or len(own) > 1)]
 
 
-def _timed(loaded: LoadedModel, one: AnchorSet) -> tuple[list[bool], float]:
+def timed_right(loaded: LoadedModel, rows: Sequence[Row], path: str) -> tuple[list[bool], float]:
+    """Which rows the model answers as expected, and the milliseconds that it took."""
     started = time.monotonic()
-    return right(loaded, one.rows, one.path), (time.monotonic() - started) * 1000
+    return right(loaded, rows, path), (time.monotonic() - started) * 1000
 
 
 def gain_checks(
     taught: Sequence[Taught],
     claims: Sequence[float],
     before: Sequence[Sequence[bool]],
-    loaded: LoadedModel,
-    path: str,
+    after: Sequence[tuple[Sequence[bool], float]],
     min_kept: float,
 ) -> list[CheckResult]:
-    """New knowledge (G4): of every child, what its claim and its own model on the held rows both say that it gained."""
-    checks = []
-    for number, (one, claimed, old) in enumerate(zip(taught, claims, before, strict=True), 1):
-        started = time.monotonic()
-        new = right(loaded, one.held, path)
-        cost = (time.monotonic() - started) * 1000
-        checks.append(check_gain(f"{GAIN}-{number}", old, new, one.held_right, claimed, min_kept, cost))
-    return checks
+    """New knowledge (G4): of every child, what its claim and its own model on the held rows both say that it gained.
+
+    `before` and `after` are the old release and the candidate on those rows, `after` with the milliseconds it took.
+    """
+    lines = zip(taught, claims, before, after, strict=True)
+    return [
+        check_gain(f"{GAIN}-{number}", old, new, one.held_right, claimed, min_kept, cost)
+        for number, (one, claimed, old, (new, cost)) in enumerate(lines, 1)
+    ]
+
+
+def judged_evidence(path: str, release: str, rows: Sequence[Row], right: Sequence[bool], now: datetime) -> EvidenceRow:
+    """What a new release answers of the rows that a child's knowledge was judged with."""
+    metrics = {"exact_match": sum(right) / len(rows)}
+    machine = platform.machine()
+    return measured(path, release, RowsOf.of(rows), metrics, len(rows), now, machine=machine, right=right)

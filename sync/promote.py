@@ -76,7 +76,7 @@ class Promoter(Parent):
             if tries[0].passed:
                 self.move(waiting, "gated")
                 checks = [*checks, tries[0].merged.rule]
-                release, digest = candidate.release(tries[0].merged, checks)
+                release, digest = candidate.release(tries[0].merged, checks, tries[0].held_right)
                 candidate.clean_up()
                 return Promotion(release, digest, checks)
             blamed = self.blamed(candidate.digests, checks)
@@ -101,7 +101,7 @@ class Promoter(Parent):
                 self.keep_refused(candidate, tries)
                 return Promotion(None, None, best.checks)
             checks = [*best.checks, best.merged.rule]
-            return Promotion(*candidate.release(best.merged, checks), checks)
+            return Promotion(*candidate.release(best.merged, checks, best.held_right), checks)
         finally:
             candidate.clean_up()
 

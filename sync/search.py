@@ -22,13 +22,14 @@ from sync.judging import GAIN
 class Try:
     """One judged adapter: how far it goes from the old one to the new (λ), what the gate said, what it cost.
 
-    `start` is the rule that merged what consolidation began with.
+    `start` is the rule that merged what consolidation began with, `held_right` as in `sync.judging.Judged`.
     """
 
     start: str
     part: float
     merged: Merged
     checks: list[CheckResult]
+    held_right: list[list[bool]]
     seconds: float
 
     @property
@@ -85,4 +86,5 @@ def between(own: Delta | None, new: Delta, part: float, rank: int) -> tuple[Delt
 
 
 def _judged(candidate: Candidate, start: str, part: float, merged: Merged, started: float) -> Try:
-    return Try(start, part, merged, candidate.judge(merged.delta), time.monotonic() - started)
+    judged = candidate.judge(merged.delta)
+    return Try(start, part, merged, judged.checks, judged.held_right, time.monotonic() - started)

@@ -13,15 +13,17 @@ from node.context import Node
 from registry.cards import parse_card
 from registry.documents import BaseManifest, CheckResult, Evaluation
 from registry.errors import LocalFailure
+from registry.evidence import RowsOf, unpacked
 from registry.log.entry import LogEntry
 from registry.log.leaves import entries_about
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
-from registry.tables import EnrolmentRow
+from registry.store import select
+from registry.tables import EnrolmentRow, EvidenceRow
 from sync import candidate as candidates
 from sync.candidate import Candidate, claimed_gain, gate_evaluations
 from sync.delta import Delta
-from sync.lessons import Taught
+from sync.lessons import Taught, divided
 from sync.lifecycle import load_update
 from sync.promote import Promoter
 from sync.score import evaluate_rows
@@ -63,6 +65,19 @@ def test_the_new_model_knows_what_both_children_learned_and_what_the_old_one_kne
         assert share(evaluate_rows(loaded, held_out(table), "en")[1]) >= 0.95
     roles = [share(evaluate_rows(loaded, held_out(table), path)[1]) for path, table in TAUGHT.items()]
     assert min(roles) >= 0.95
+
+
+def test_what_the_gate_measured_is_evidence_of_the_new_release(done: Done) -> None:
+    """One set of held-back rows of each child, row by row as the released model answers them."""
+    with done.node.store.read() as session:
+        found = session.scalars(select(EvidenceRow).where(EvidenceRow.release == done.result.digest)).all()
+    loaded = at_work(done.node).composer.load(head_of(done.node, "en").digest)
+    held = [divided(at_work(done.node), update)[1] for update in updates_of(done.node)[1]]
+    answered = {RowsOf.of(rows).digest: evaluate_rows(loaded, rows, "en")[1] for rows in held}
+    assert {row.benchmark: unpacked(row.right_bits or b"", row.rows) for row in found} == answered
+    for row in found:
+        assert (row.model, row.here) == ("en", True)
+        assert row.score == pytest.approx(100 * share(answered[row.benchmark]))
 
 
 def test_the_release_and_the_gate_are_a_leaf_of_the_log(done: Done) -> None:

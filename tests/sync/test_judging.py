@@ -13,7 +13,7 @@ from registry.keys import PrivateKey
 from registry.rows import Row
 from sync.delta import Delta
 from sync.enrolled import Identity
-from sync.judging import AnchorSet, anchor_sets, canaries, check_name, gain_checks, loss_checks
+from sync.judging import AnchorSet, anchor_sets, canaries, check_name, gain_checks, loss_checks, timed_right
 from sync.lessons import Taught
 from sync.model import add
 from sync.promote import Promoter
@@ -126,6 +126,7 @@ def test_a_gain_is_what_is_claimed_and_what_the_child_shows(
     one = Taught(
         "en/x", {"travelled": [], "own": [], "sampled": []}, [*right, *wrong], [n < held_right for n in range(10)]
     )
-    (check,) = gain_checks([one], [claimed], [[False] * 10], loaded, str(EN), 0.9)
+    after = timed_right(loaded, one.held, str(EN))
+    (check,) = gain_checks([one], [claimed], [[False] * 10], [after], 0.9)
     assert check.value == (None if kept is None else pytest.approx(kept))
     assert check.name == "gate.gain-1"

@@ -22,6 +22,7 @@ from sync import parent as parents
 from sync.answers import answer
 from sync.candidate import Candidate
 from sync.delta import Delta, scaled
+from sync.judging import Judged
 from sync.lifecycle import load_update, results_of, unfinished
 from sync.model import LoadedModel
 from sync.promote import Promoter
@@ -75,15 +76,16 @@ def stopped_by(monkeypatch: pytest.MonkeyPatch, known: Sequence[str], gain: Sequ
     """Let the gate refuse every candidate with an update of these paths in it; what was judged, in order."""
     judged: list[list[str]] = []
 
-    def judge(candidate: Candidate, delta: Delta) -> list[CheckResult]:
+    def judge(candidate: Candidate, delta: Delta) -> Judged:
         paths = [update.path for update in candidate.updates]
         judged.append(sorted(paths))
         held = [not set(known) & set(paths), *(path not in gain for path in paths)]
         names = ["gate.known", *(f"gate.gain-{number}" for number in range(1, len(paths) + 1))]
-        return [
+        checks = [
             CheckResult(name=name, value=0.5, threshold=0.5, passed=passed, reason="", cost_ms=0.0)
             for name, passed in zip(names, held, strict=True)
         ]
+        return Judged(checks, [[False] * len(one.held) for one in candidate.taught])
 
     monkeypatch.setattr(Candidate, "judge", judge)
     return judged

@@ -10,6 +10,7 @@ import torch
 from registry.documents import CheckResult
 from sync.consolidate import Merged
 from sync.delta import Delta, Factor
+from sync.judging import Judged
 from sync.search import between, search
 
 
@@ -42,13 +43,14 @@ class Fake:
     def own_delta(self) -> Delta | None:
         return self.own
 
-    def judge(self, delta: Delta) -> list[CheckResult]:
+    def judge(self, delta: Delta) -> Judged:
         value = float(delta["m"].product())
         self.judged.append(round(value, 3))
-        return [
+        checks = [
             check("gate.known", 0.0, passed=value <= self.loses_above),
             check("gate.gain-1", value / 10, passed=value >= self.gains_at),
         ]
+        return Judged(checks, [])
 
 
 @pytest.mark.parametrize(
