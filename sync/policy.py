@@ -20,9 +20,10 @@ STALENESS_EXPONENT: Final = 0.5  # a of (1 + s)^-a, the polynomial weight of Fed
 class Waiting:
     """One accepted update that no release holds yet.
 
-    `since`: when it was accepted. `behind`: versions that the release it builds on lies behind the newest. `rows`:
-    what its sender says it was trained on. `norm`: ‖ΔW‖_F over all modules, None until measured. `points`: what this
-    node measured that it adds, in points of its own transfer rows; None where it was not measured.
+    `since`: when it was accepted, or the first of those came that it supersedes. `behind`: versions that the release it
+    builds on lies behind the newest. `rows`: what its sender says it was trained on. `norm`: ‖ΔW‖_F over all modules,
+    None until measured. `points`: what this node measured that it adds, in points of its own transfer rows; None where
+    it was not measured.
     """
 
     since: datetime
@@ -37,12 +38,14 @@ class Waiting:
 class PolicyState:
     """What waits at a path.
 
-    `recent`: mean ‖ΔW‖_F of the updates in each of the last releases, the latest first. `release_bytes`: what a release
-    costs on the wire, to all children together. `oracle`: what a simulation knows to be right.
+    `children`: how many may send updates, 0 where that is not known. `recent`: mean ‖ΔW‖_F of the updates in each of
+    the last releases, the latest first. `release_bytes`: what a release costs on the wire, to all children together.
+    `oracle`: what a simulation knows to be right.
     """
 
     now: datetime
     waiting: tuple[Waiting, ...] = ()
+    children: int = 0
     recent: tuple[float, ...] = ()
     release_bytes: int = 0
     oracle: bool = False
@@ -77,8 +80,8 @@ Policy = Callable[[PolicyState, PolicySettings], Decision]
 
 
 def every_n(state: PolicyState, settings: PolicySettings) -> Decision:
-    """Release as soon as `settings.updates` accepted updates wait."""
-    return _reached(state, len(state.waiting), settings.updates, "accepted updates")
+    """Release as soon as `settings.updates` accepted updates wait, or one of every child where there are fewer."""
+    return _reached(state, len(state.waiting), _at_most_all(state, settings.updates), "accepted updates")
 
 
 def after_time(state: PolicyState, settings: PolicySettings) -> Decision:
@@ -98,11 +101,12 @@ def by_samples(state: PolicyState, settings: PolicySettings) -> Decision:
 
 
 def buffered(state: PolicyState, settings: PolicySettings) -> Decision:
-    """Release when `settings.senders` different senders wait: FedBuff's buffer of K (Nguyen et al., arXiv 2106.06639).
+    """Release when `settings.senders` different senders wait, or all: FedBuff's buffer of K (arXiv 2106.06639).
 
     Senders instead of updates, so that one that hurries does not fill the buffer alone.
     """
-    return _reached(state, len({one.issuer for one in state.waiting}), settings.senders, "different senders")
+    senders = len({one.issuer for one in state.waiting})
+    return _reached(state, senders, _at_most_all(state, settings.senders), "different senders")
 
 
 def by_staleness(state: PolicyState, settings: PolicySettings) -> Decision:
@@ -205,6 +209,11 @@ def _reached(state: PolicyState, value: float, threshold: float, of_what: str) -
     if not state.waiting:
         return Decision(False, "no accepted update waits")
     return Decision(value >= threshold, f"{value:.4g} of {threshold:g} {of_what}")
+
+
+def _at_most_all(state: PolicyState, count: int) -> int:
+    """A number of updates that can come: of each child only the newest waits (V10)."""
+    return min(count, state.children) if state.children else count
 
 
 def _beside_usual(state: PolicyState, value: float, threshold: float, of_what: str) -> Decision:

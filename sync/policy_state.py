@@ -17,7 +17,9 @@ from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, UpdateRow
 from sync.chain import release_files, stored_link
 from sync.lifecycle import results_of
 from sync.policy import PolicyState, Waiting
+from sync.superseded import NEWEST
 
+MOST_SUPERSEDED: Final = 100
 RECENT: Final = 5  # releases that a change is compared with
 GAIN: Final = "behaviour.gain"  # as `sync.checks.behaviour` names it; importing that would load a model library
 
@@ -31,19 +33,46 @@ def policy_state(store: Store, blobs: BlobStore, place: NodePath, now: datetime)
         version = head.version if head else 0
         rows = session.scalars(select(UpdateRow).where(UpdateRow.direction == "in", UpdateRow.state == "accepted"))
         found = [(row, read_offering(row.envelope)) for row in rows]  # verified when it came in
-        waiting = [_waiting(row, update, version) for row, update in found if update.release.path == str(place)]
+        waiting = [
+            _waiting(row, update, version, _first_received(session, row))
+            for row, update in found
+            if update.release.path == str(place)
+        ]
+        children = _children(session, place)
         return PolicyState(
             now=now,
             waiting=tuple(waiting),
+            children=children,
             recent=_recent(session, place),
-            release_bytes=_release_bytes(blobs, session, head) * _children(session, place),
+            release_bytes=_release_bytes(blobs, session, head) * max(1, children),
         )
 
 
-def _waiting(row: UpdateRow, update: AnyOffering, version: int) -> Waiting:
+def _first_received(session: Session, row: UpdateRow) -> datetime:
+    """When the first of the updates came that an accepted one supersedes; when it was accepted, where there is none.
+
+    Without it a child that sends more often than the longest wait would put its parent's release off for ever.
+    """
+    earlier = (
+        select(UpdateRow)
+        .where(UpdateRow.direction == "in", UpdateRow.issuer == row.issuer, UpdateRow.path == row.path)
+        .where(UpdateRow.sequence < row.sequence)
+        .order_by(UpdateRow.sequence.desc())
+        .limit(MOST_SUPERSEDED)
+    )
+    first = row.changed
+    for one in session.scalars(earlier):
+        if one.state != "rejected":
+            break
+        if any(check.name == NEWEST for check in results_of(one)):
+            first = min(first, one.received)
+    return first
+
+
+def _waiting(row: UpdateRow, update: AnyOffering, version: int, first: datetime) -> Waiting:
     gains = [100 * one.value for one in results_of(row) if one.name == GAIN and one.value is not None]
     return Waiting(
-        since=row.changed,
+        since=first,
         issuer=row.issuer,
         behind=max(0, version - update.release.version),
         rows=sum(claim.rows for claim in update.claims if claim.split == "train"),
@@ -78,4 +107,4 @@ def _release_bytes(blobs: BlobStore, session: Session, head: ReleaseRow | None) 
 
 def _children(session: Session, place: NodePath) -> int:
     paths: Sequence[str] = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active")).all()
-    return max(1, sum(NodePath.parse(path).is_within(place) for path in paths))
+    return sum(NodePath.parse(path).is_within(place) for path in paths)

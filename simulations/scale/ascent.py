@@ -159,7 +159,8 @@ class Ascent:
 
     def _consider(self, at: float, node: int, desk: _Desk) -> None:
         now = EPOCH + timedelta(seconds=at)
-        said = self._policy(PolicyState(now, tuple(desk.waiting)), self._settings)
+        children = len(self.shape.children(node))
+        said = self._policy(PolicyState(now, tuple(desk.waiting), children), self._settings)
         if said.release:
             self._merging[node], desk.accepted, desk.waiting = desk.accepted, [], []
             seconds = self.costs.merge_s + self.costs.merge_update_s * len(self._merging[node])

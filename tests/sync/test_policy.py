@@ -52,6 +52,11 @@ USUAL = {"recent": (1.0, 2.0, 3.0)}
     [
         (every_n, state(one(), one()), False, "2 of 3 accepted updates"),
         (every_n, state(one(), one(), one()), True, "3 of 3 accepted updates"),
+        (every_n, state(one(), children=1), True, "1 of 1 accepted updates"),
+        (every_n, state(one(), children=2), False, "1 of 2 accepted updates"),
+        (every_n, state(one(), one(), children=9), False, "2 of 3 accepted updates"),
+        (every_n, state(children=1), False, "no accepted update waits"),
+        (buffered, state(one(), children=1), True, "1 of 1 different senders"),
         (after_time, state(one(59.5), one(2)), False, "59.5 of 60 seconds since the first accepted update"),
         (after_time, state(one(1), one(60)), True, "60 of 60 seconds since the first accepted update"),
         (after_time, state(one(-3600)), False, "0 of 60 seconds since the first accepted update"),

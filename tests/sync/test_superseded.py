@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ from node.context import Node
 from node.promotions import promoter
 from registry.documents import Verdict, open_document
 from registry.errors import BadData
+from registry.paths import NodePath
+from registry.tables import UpdateRow
 from sync.candidate import Candidate
 from sync.delta import Delta, scaled
 from sync.lifecycle import accepted, load_update
+from sync.policy import POLICIES, PolicySettings
+from sync.policy_state import policy_state
 from sync.superseded import NEWEST, supersede
 from tests.toy_tree import decide, enrol, identity, make_parent, state_of
 from tests.world import utc_now
@@ -71,6 +76,29 @@ def test_the_sender_is_told_why(parent: Node, toy_adapters: dict[str, Delta]) ->
     verdict, _ = open_document(row.verdict, Verdict, [parent.key.public])
     assert verdict.checks[-1].name == NEWEST
     assert "update 2 of the same sender for en/shapes was accepted too" in verdict.checks[-1].reason
+
+
+def test_a_child_that_sends_often_does_not_put_the_release_off(parent: Node, toy_adapters: dict[str, Delta]) -> None:
+    """V10, G1: an update waits since the first one came that it supersedes."""
+    child, hour = enrol(parent, "en/shapes"), timedelta(hours=1)
+    enrol(parent, "en/tools")
+    begun, settings = utc_now(), PolicySettings(updates=2, wait_s=24 * 3600)
+    for number in range(4):
+        digest = child.offer(toy_adapters["en/shapes"])
+        decide(parent, digest, lambda update, file, transfer: [])
+        with parent.store.transaction() as session:
+            row = session.get_one(UpdateRow, digest)
+            row.received = row.changed = begun + 20 * number * hour
+        supersede(parent.store, identity(parent), begun + 20 * number * hour)
+    (one,) = accepted(parent.store)
+
+    def decision(hours: int) -> bool:
+        state = policy_state(parent.store, parent.blobs, NodePath.parse("en"), begun + hours * hour)
+        assert [waiting.since for waiting in state.waiting] == [begun]
+        return POLICIES["every-n"](state, settings).release
+
+    assert one.changed == begun + 60 * hour
+    assert (decision(23), decision(24)) == (False, True)
 
 
 def test_other_paths_other_senders_and_refused_updates_supersede_nothing(

@@ -44,7 +44,7 @@ def test_a_policy_that_never_releases_leaves_everything_behind() -> None:
 
 
 def test_who_waits_for_more_than_come_waits_for_the_time_to_pass() -> None:
-    found = played(Shape(4, 3), replace(TOGETHER, every=10, longest_wait_s=500.0))
+    found = played(Shape(4, 3), replace(TOGETHER, policy="staleness", every=10, longest_wait_s=500.0))
     assert list(found.releases) == [1]
     assert all(500 < age < 540 for age in found.ages)
 
