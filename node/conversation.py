@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from assistant.dialogue import step
-from assistant.extract import extract
 from assistant.jobs import told
+from assistant.meaning import extract_near
 from assistant.state import Action, State
 from assistant.voice import Voice, voice
 from node.desk import Desk
 from node.jobs.queue import Job
 from node.jobs.requests import read_request
 from recommender.advisor import Advisor
+from recommender.embed import embed
 from registry.errors import BanyanError
+
+UNDERSTAND: Final = partial(extract_near, embed=embed)
+"""How a text is read in every conversation of a node; the first that needs a guess loads the embedding model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ def converse(state: State, text: str, advisor: Advisor, desk: Desk) -> tuple[Sta
     Raises:
         BadData: the conversation is too long; the state stays as it was.
     """
-    then, reply = step(state, text, advisor, extract)
+    then, reply = step(state, text, advisor, UNDERSTAND)
     tongue = voice(then.language)
     if reply.action is not None:
         return then, _started(reply.action, desk, tongue)

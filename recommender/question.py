@@ -120,9 +120,9 @@ class Question:
             memory_gb=_number(fits.memory_gb[row]) if here else None,
             training_gb=_number(fits.training_gb[row]) if here else None,
             tokens_per_s=_number(fits.tokens_per_s[row]) if here else None,
-            quality=_number(quality.mean[place]),
-            low=_number(quality.low[place]),
-            high=_number(quality.high[place]),
+            quality=_points(quality.mean[place]),
+            low=_points(quality.low[place]),
+            high=_points(quality.high[place]),
             grade=quality.grade[place],
             basis=score_in_words(quality.own[place][0]) if place in quality.own else "",
             met=tuple(rule_in_words(r.slot, r.value) for r in everything if r.met[row] and not r.unknown[row]),
@@ -182,7 +182,7 @@ class Question:
             models=len(way.rows),
             nearest=self.index.columns.candidates[nearest[0]].id,
             best=self.index.columns.candidates[nearest[best]].id,
-            best_quality=_number(quality.mean[best]),
+            best_quality=_points(quality.mean[best]),
             best_takes=_takes(given_up, nearest[best]),
         )
 
@@ -239,6 +239,11 @@ def _reason(first: Recommendation, second: Recommendation) -> str:
         return "nothing is known of its quality"
     overlaps = second.high is not None and second.high >= first.quality
     return f"{second.against_first}{'; the intervals overlap, so it may be as good' if overlaps else ''}"
+
+
+def _points(value: Any) -> float | None:
+    """A score as it is shown: what is predicted of the smallest models may lie below the scale."""
+    return None if (found := _number(value)) is None else min(100.0, max(0.0, found))
 
 
 def _number(value: Any) -> float | None:

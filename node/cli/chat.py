@@ -33,6 +33,7 @@ def chat(call: Call, *, name: str, machine: str, tree_only: bool) -> Result:
     jobs: they begin at once, and at the end of the conversation they are waited for; Ctrl-C leaves them to: node jobs.
     """
     from datetime import UTC, datetime
+    from threading import Thread
 
     from assistant.dialogue import recalled
     from assistant.state import State
@@ -41,11 +42,14 @@ def chat(call: Call, *, name: str, machine: str, tree_only: bool) -> Result:
     from node.jobs.runner import working
     from node.recommending import Shelf
     from node.sessions import keep_session, load_session
+    from recommender.embed import embed
     from recommender.hardware import described_machine, this_machine
 
     def now() -> datetime:
         return datetime.now(UTC)
 
+    if call.output.interactive:
+        Thread(target=embed, args=((),), daemon=True).start()  # is loaded while the user types
     where = described_machine(machine) if machine else this_machine()
     replies: list[dict[str, Any]] = []
     with call.node() as node, working(node):

@@ -16,11 +16,11 @@ from functools import lru_cache
 from typing import Final
 
 from assistant.dialogue import offered, step
-from assistant.extract import MAX_TURNS, extract
+from assistant.extract import MAX_TURNS
 from assistant.hearing import acts_in
 from assistant.state import State
 from node.context import Node
-from node.conversation import converse
+from node.conversation import UNDERSTAND, converse
 from node.desk import Desk
 from node.recommending import Shelf
 from node.serving.errors import Refused
@@ -133,7 +133,7 @@ class _Replay:
         self.after = lru_cache(maxsize=KEPT_STATES)(self._after)
 
     def _after(self, turns: tuple[str, ...]) -> State:
-        return step(self.after(turns[:-1]), turns[-1], self.advisor, extract)[0] if turns else State()
+        return step(self.after(turns[:-1]), turns[-1], self.advisor, UNDERSTAND)[0] if turns else State()
 
 
 def _agrees_to_another(state: State, request: ChatRequest) -> bool:
