@@ -6,21 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-# What daemons import on their way: imported here once, in the server that the processes are forked from.
-import peft  # noqa: F401
 import torch
-import transformers.models.llama.modeling_llama  # noqa: F401
 
 import node.daemon
-import node.models
 import node.publish
-import node.rebasing
-import sync.consolidate
-import sync.promote
-import sync.rebase
-import sync.score
-import sync.train  # noqa: F401
-import tests.toy  # noqa: F401
 from node.context import opened_node
 from node.settings import load_settings
 from registry.errors import BanyanError

@@ -34,12 +34,22 @@ LONGEST_S: Final = 300.0  # on a machine that does other things too; alone a cyc
 POLL_S: Final = 0.02
 ROUNDS_S: Final = 0.1  # between two rounds of a daemon
 
+# What daemons and commands import on their way: imported once, in the server that the processes are forked from.
+IMPORTED: Final = (
+    "tests.daemon_actors", "tests.toy", "node.api.app", "node.api.server", "node.models", "node.passing_up",
+    "node.promotions", "node.rebasing", "sync.consolidate", "sync.promote", "sync.rebase", "sync.repeated",
+    "sync.score", "sync.train", "anyio._backends._asyncio", "encodings.idna", "pydantic.v1",
+    "peft.utils.transformers_weight_conversion", "transformers.models.llama.modeling_llama",
+    "tuf.api.serialization.json", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+)  # fmt: skip
+
 _forks = multiprocessing.get_context("forkserver")
 
 
 def prepare(library: Path | None = None) -> None:
     """Start the server that processes are forked from; with `library`, the shim is loaded into each of them."""
-    multiprocessing.set_forkserver_preload(["tests.daemon_actors"])
+    multiprocessing.set_forkserver_preload(list(IMPORTED))
     with preloaded(library):
         start(os.getpid).join(LONGEST_S)
 
