@@ -24,7 +24,7 @@ from simulations.learning.scenario import Scenario, check, check_bound, known_po
 if TYPE_CHECKING:
     from simulations.learning.world import World
 
-VERSION: Final = 2  # of what a cell measures: a cell of another is played again
+VERSION: Final = 3  # of what a cell measures: a cell of another is played again
 MEMORY: Final = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
 QUIET: Final = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
