@@ -13,7 +13,7 @@ from registry.rows import Row
 from simulations.learning.intervals import interval
 from tests.benchmarks.knowledge import continual, grafts, levels
 from tests.benchmarks.knowledge.charts import bars
-from tests.benchmarks.knowledge.study import Study
+from tests.benchmarks.knowledge.study import Study, share_cells, shared_cells
 
 
 def few(name: str, count: int = 60) -> list[Row]:
@@ -43,6 +43,20 @@ def test_a_sequence_goes_through_its_stages_and_is_found_again(study: Study, mon
     assert len(list((study.work / "continual").iterdir())) == 3
     monkeypatch.setattr(continual, "fit", lambda *given, **named: pytest.fail("trained again"))
     assert continual.walk(study, order, "osf", 1) == found
+
+
+def test_a_cell_of_another_machine_is_not_made_again(tmp_path: Path) -> None:
+    shared = tmp_path / "cells.jsonl"
+    here = Study(tmp_path, tmp_path / "here", shared=shared_cells(shared))
+    table = {"study": "poisoning", "base": "ab", "seed": 1}
+    here.cell(table, lambda: {"loss": 0.25})
+    here.cell({"alone": "cd"}, lambda: {"results": []})
+    share_cells(here.work, shared)
+    share_cells(here.work, shared)
+    assert [one["of"] for one in shared_cells(shared).values()] == [table]
+    there = Study(tmp_path, tmp_path / "there", shared=shared_cells(shared))
+    assert there.cell(table, lambda: pytest.fail("made again")) == {"loss": 0.25}
+    assert there.cell({**table, "base": "other"}, lambda: {"loss": 0.5}) == {"loss": 0.5}
 
 
 def test_replay_puts_earlier_domains_beside_the_new_one(study: Study) -> None:

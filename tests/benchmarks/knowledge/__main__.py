@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.knowledge merging poisoning --data ../shared/data/tree --work ~/.cache/banyan-studies
 
-A study goes on where it was stopped. Its record, with the machine and the date, replaces the one of its name in the
-file of results; plots are written beside it.
+A study goes on where it was stopped, here or on another machine (`cells.jsonl`). Its record, with the machine and the
+date, replaces the one of its name in the file of results; plots are written beside it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--data: {given.data} does not hold the sets of rows (banking77 is not there)")
     for name, value in {**QUIET_LIBRARIES, "HF_HUB_OFFLINE": "1"}.items():
         os.environ.setdefault(name, value)
-    from tests.benchmarks.knowledge.study import Study
+    from tests.benchmarks.knowledge.study import Study, share_cells
     from tests.benchmarks.machine import describe_machine
 
     study = Study(given.data, given.work, given.seeds, given.smallest)
     for name in given.names:
         module = importlib.import_module(f"tests.benchmarks.knowledge.{name}")
-        record = {"machine": describe_machine(), **module.run(study)}
+        try:
+            record = {"machine": describe_machine(), **module.run(study)}
+        finally:
+            if not given.smallest:
+                share_cells(given.work)
         write(name, rounded(record), given.out)
     return 0
 

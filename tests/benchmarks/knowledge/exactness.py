@@ -15,7 +15,7 @@ from torch import Tensor
 from sync.aggregate.cohort import NotCovered, modules_of
 from sync.aggregate.rules import RULES, aggregate
 from sync.delta import Delta, Factor
-from tests.benchmarks.knowledge.children import Job, base_model, dirichlet, sampled, trained
+from tests.benchmarks.knowledge.children import Job, base_digest, base_model, dirichlet, sampled, trained
 from tests.benchmarks.knowledge.study import Study
 
 LEVELS: Final[Mapping[str, int]] = {"subdomain": 3, "domain": 2, "language": 2, "master": 2}  # places below each
@@ -42,7 +42,7 @@ def run(study: Study) -> dict[str, Any]:
         record[kind] = {method: worst([one[method] for one in runs]) for method in runs[0]}
         show(study, kind, record[kind])
     record["trained, rank 16"] = study.cell(
-        {"study": "exactness", "leaves": LEAVES, "rows": 10 if study.smallest else 60, "version": 1},
+        {"study": "exactness", "base": base_digest(), "leaves": LEAVES, "rows": 10 if study.smallest else 60},
         lambda: table(trained_leaves(study, 10 if study.smallest else 60)),
     )
     show(study, "trained, rank 16", record["trained, rank 16"])

@@ -26,7 +26,7 @@ from simulations.poison.rows import Trigger, triggered
 from sync.aggregate.geometry import gram, weighted
 from sync.aggregate.robust import geometric_median, mixed, multi_krum, nearest_neighbour_mixing
 from sync.delta import Delta
-from tests.benchmarks.knowledge.children import trained
+from tests.benchmarks.knowledge.children import base_digest, trained
 from tests.benchmarks.knowledge.cohorts import SHARES, SKEWS, TRIGGER, Shop, backdoored, flipped, shop
 from tests.benchmarks.knowledge.judging import Judge
 from tests.benchmarks.knowledge.study import Study
@@ -176,11 +176,16 @@ def run(study: Study) -> dict[str, Any]:
     field = Field(study)
     record: dict[str, Any] = {"undefended": undefended(field), "cells": []}
     sizes, parts, seeds = (SIZES, PARTS, study.seeds) if not study.smallest else ((5,), (0.2,), 1)
-    for part in parts:
-        for n in sizes:
-            for skew in SKEWS:
-                for seed in range(seeds):
-                    record["cells"] += column(field, skew, n, round(part * n), seed)
+    wanted = [
+        (skew, n, round(part * n), seed) for part in parts for n in sizes for seed in range(seeds) for skew in SKEWS
+    ]
+    try:
+        for done, cohort in enumerate(wanted):
+            record["open"] = len(wanted) - done
+            record["cells"] += column(field, *cohort)
+        record["open"] = 0
+    except KeyboardInterrupt:
+        study.say(f"stopped: {record['open']} of {len(wanted)} cohorts are open")
     record["matrix"] = summary(record["cells"])
     draw(record["matrix"], study.work / "poisoning.svg")
     return record
@@ -211,6 +216,7 @@ def column(field: Field, skew: str, n: int, liars: int, seed: int) -> list[dict[
     cells = []
     for attack in ATTACKS if liars else ["no attack"]:
         what = {"attack": attack, "skew": skew, "n": n, "liars": liars, "seed": seed, "study": "poisoning 1"}
+        what["base"] = base_digest()
         cell = field.study.cell(what, lambda attack=attack: cell_of(field, attack, skew, n, liars, seed))
         field.study.say(f"poisoning: {what} {cell}")
         cells.append({**what, **cell})

@@ -2,23 +2,34 @@
 
 A study is a file of its own with `run(study) -> record`, and is found by its name in `__main__`. Whatever takes long is
 kept in the work folder under the digest of all that it follows from, so that a study which was stopped goes on, and two
-studies never do the same work twice.
+studies never do the same work twice. The cells of tables stand in `cells.jsonl` as well, which is in the repository: a
+grid of hours can be filled on several days and machines. A cell there is of the base whose digest it names.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from node.starter import BUNDLED
 from registry.rows import Row, read_rows, read_tree_rows
+from registry.trust.files import write_whole
 from simulations.learning.trained import digest_of
 
 BASE: Final = BUNDLED / "model"
 MAX_ROWS_BYTES: Final = 64 << 20
+CELLS: Final = Path(__file__).with_name("cells.jsonl")
+
+
+def shared_cells(file: Path = CELLS) -> dict[str, dict[str, Any]]:
+    """The cells that are in the repository, by digest, with what each is of."""
+    if not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {digest_of(one["of"]): one for one in lines}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,7 @@ class Study:
     seeds: int = 5
     smallest: bool = False
     say: Callable[[str], None] = print
+    shared: dict[str, dict[str, Any]] = field(default_factory=shared_cells)
 
     def rows(self, name: str, *, lang: str = "", domain: str = "", subdomain: str = "") -> list[Row]:
         """The rows of a set in the places that are named."""
@@ -40,15 +52,29 @@ class Study:
 
     def cell(self, what: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The record of one cell of a table: made by `make`, or read where the same was made before."""
-        file = self.work / "cells" / f"{digest_of(what)}.json"
+        digest = digest_of(what)
+        file = self.work / "cells" / f"{digest}.json"
         if file.exists():
             return dict(json.loads(file.read_text(encoding="utf-8"))["record"])
+        if digest in self.shared:
+            return dict(self.shared[digest]["record"])
         record = make()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"of": what, "record": record}, indent=1), encoding="utf-8")
         partial.replace(file)
         return record
+
+
+def share_cells(work: Path, file: Path = CELLS) -> None:
+    """Add the cells of tables in a work folder to those of the repository; what is no table's own stays out."""
+    found = shared_cells(file)
+    for kept in (work / "cells").glob("*.json"):
+        cell = json.loads(kept.read_text(encoding="utf-8"))
+        if "study" in cell["of"]:
+            found[kept.stem] = cell
+    lines = sorted(json.dumps(cell, ensure_ascii=False, sort_keys=True) for cell in found.values())
+    write_whole(file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def anchors() -> list[Row]:
