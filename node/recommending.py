@@ -148,10 +148,12 @@ def need_of(text: str, values: Mapping[str, Any], wishes: Collection[str] = ()) 
     given = stated(values, wishes)
     if not text:
         return given
+    from assistant.extract import extract
     from assistant.meaning import extract_near
     from recommender.embed import embed
 
-    return extract_near((text,), embed, asks=True).model_copy(update=dict(given.stated()))
+    said = extract((text,)) if given.task is not None else extract_near((text,), embed, asks=True)
+    return said.model_copy(update=dict(given.stated()))
 
 
 def machine_of(text: str, named: str, need: Constraints) -> Machine:

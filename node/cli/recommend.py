@@ -50,9 +50,9 @@ def recommend(
     from node.recommending import Shelf, as_data, machine_of, need_of
 
     values = {FLAGS.get(name, name): value for name, value in said.items()}
-    need = need_of(text, {**values, "languages": tuple(sorted(values["languages"]))}, wishes)
-    where = machine_of(text, machine, need)
     with call.node() as node:
+        need = need_of(text, {**values, "languages": tuple(sorted(values["languages"]))}, wishes)
+        where = machine_of(text, machine, need)
         found = Shelf(node).recommend(need, where, count, datetime.now(UTC), tree_only=tree_only)
     return Result(as_data(need, found), _view)
 
