@@ -5,7 +5,9 @@ Databases are SQLite, and PostgreSQL where `BANYAN_TEST_DATABASE_URL` names one.
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +22,15 @@ from tests.databases import SERVER, empty_schema
 
 if TYPE_CHECKING:
     from sync.delta import Delta
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """What a test sets does not hold for the next one: with another number of threads a model's last bits differ."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(before or int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
 @pytest.fixture(params=["sqlite", *(["postgresql"] if SERVER else [])])

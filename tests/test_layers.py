@@ -143,6 +143,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/federation/arrays.py",
         "node/engine/sampler.py",
         "recommender/*",
+        "assistant/meaning.py",
         "simulations/scale/study.py",
     ),
     "sentence_transformers": ("recommender/embed.py",),

@@ -127,6 +127,7 @@ def test_a_release_waits_for_the_policy(
 ) -> None:
     """G1."""
     recorder = recording(monkeypatch)
+    enrol(parent, "en/quiet")
     [first] = accepted(parent, toy_adapters["en/shapes"], "en/x0")
     release_updates(parent, promoter(parent), utc_now())
     assert recorder.calls == []
@@ -139,12 +140,23 @@ def test_one_update_does_not_wait_for_ever(
     parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = recording(monkeypatch)
+    enrol(parent, "en/quiet")
     [digest] = accepted(parent, toy_adapters["en/shapes"], "en/x0")
     wait = timedelta(seconds=parent.settings.policy_max_wait_s)
     release_updates(parent, promoter(parent), utc_now() + wait - timedelta(minutes=1))
     assert recorder.calls == []
     release_updates(parent, promoter(parent), utc_now() + wait + timedelta(minutes=1))
     assert recorder.calls == [("en", [digest])]
+
+
+def test_an_only_child_is_not_kept_waiting_for_another(
+    parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G1."""
+    recorder = recording(monkeypatch)
+    found = accepted(parent, toy_adapters["en/shapes"], "en/x0")
+    release_updates(parent, promoter(parent), utc_now())
+    assert recorder.calls == [("en", found)]
 
 
 def test_every_place_has_releases_of_its_own_and_one_that_fails_does_not_keep_the_others(
