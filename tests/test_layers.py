@@ -78,6 +78,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "simulations/learning/trained.py",
         "simulations/learning/world.py",
         "simulations/poison/*",
+        "simulations/reproduction/*",
         "sync/aggregate/*",
         "sync/checks/siblings.py",
         "sync/checks/spectrum.py",
@@ -128,10 +129,11 @@ HOMES: dict[str, tuple[str, ...]] = {
         "node/engine/text.py",
         "recommender/embed.py",
     ),
-    "tokenizers": ("node/bundled/build.py",),
+    "tokenizers": ("node/bundled/build.py", "simulations/reproduction/rows.py"),
     "peft": ("sync/train.py",),
     "safetensors": (
         "simulations/learning/trained.py",
+        "simulations/reproduction/classifier.py",
         "sync/delta.py",
         "sync/train.py",
         "node/bundled/package.py",
@@ -150,7 +152,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "llguidance": ("node/engine/grammar.py",),
     # data, pictures, the machine
     "pyarrow": ("node/datasets/records.py", "recommender/snapshot/files.py"),
-    "matplotlib": ("node/curve.py", "simulations/learning/plots.py", "simulations/scale/pictures.py"),
+    "matplotlib": (
+        "node/curve.py",
+        "simulations/learning/plots.py",
+        "simulations/reproduction/plot.py",
+        "simulations/scale/pictures.py",
+    ),
     "psutil": ("recommender/hardware.py", "node/folders.py"),
     # documents and settings are models of it everywhere
     "pydantic": ("*",),
