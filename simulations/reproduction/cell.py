@@ -44,7 +44,7 @@ class Cell:
         """Itself. Raises BadData where it cannot be played."""
         for name in ("rounds", "epochs", "clients", "rank", "batch", "most_rows"):
             if getattr(self, name) < 1:
-                raise BadData(f"{name} is {getattr(self, name)}", f"give --{name.replace('_', '-')} 1 or more")
+                raise BadData(f"{name} is {getattr(self, name)}", "give 1 or more")
         if not 0 < self.learning_rate < float("inf"):
             raise BadData(f"a learning rate of {self.learning_rate} trains nothing", "give one above 0")
         return self

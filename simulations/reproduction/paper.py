@@ -3,7 +3,8 @@
 What it adapts follows from the uploads that it counts. FL+LoRA's 1.99 G parameters of rank 8 are 1.327 M of each client
 and round: 8·Σ(in + out) over all six linear layers of each block, and nothing of the classifier. LoRA-A²'s 1.31 G are
 1.32 times the half of that; by a choice among a global rank of 16 they could be 1.33 times that at most (the wide half
-of a block's large layers, all 16 of its ranks), so 16 is what the authors seem to have had.
+of a block's large layers, all 16 of its ranks), so 16 is what the authors seem to have had. Full fine-tuning, the
+table's first row, is not played.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ def draw(found: Mapping[str, Any]) -> str:
         _curves(axes[0][at], name, column["methods"])
         _gaps(axes[1][at], column["methods"])
     axes[0][0].legend(fontsize="small")
-    axes[1][0].legend(fontsize="small")
     return svg(figure)
 
 
@@ -40,22 +39,17 @@ def _curves(axes: Axes, name: str, methods: Mapping[str, Any]) -> None:
 
 
 def _gaps(axes: Axes, methods: Mapping[str, Any]) -> None:
-    base = methods.get(BEFORE)
-    if base is None:
-        return
     names = [name for name in methods if name != BEFORE]
-    for offset, who, alpha in ((-0.2, "here", 1.0), (0.2, "paper", 0.4)):
-        for at, name in enumerate(names):
-            row = methods[name]
-            value, before = (
-                (row["accuracy"]["mean"], base["accuracy"]["mean"]) if who == "here" else (row["paper"], base["paper"])
-            )
-            if value is not None:
-                label = (
-                    who if name == next(n for n in names if methods[n]["paper"] is not None or who == "here") else None
-                )
-                axes.bar(at + offset, value - before, 0.4, color=COLOURS[name], alpha=alpha, label=label)
+    for offset, who, alpha in ((-0.2, "here", 1.0), (0.2, "in the paper", 0.4)):
+        figures = {name: row["accuracy"]["mean"] if who == "here" else row["paper"] for name, row in methods.items()}
+        base = figures.get(BEFORE)
+        if base is None:
+            return
+        told = [(at, name) for at, name in enumerate(names) if figures[name] is not None]
+        places, gaps = [at + offset for at, _ in told], [figures[name] - base for _, name in told]
+        axes.bar(places, gaps, 0.4, color=[COLOURS[name] for _, name in told], alpha=alpha, label=who)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set(ylabel="points above fedit")
+    axes.set(ylabel=f"points above {BEFORE}")
     axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.legend(fontsize="small")
