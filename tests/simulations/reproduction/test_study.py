@@ -12,7 +12,7 @@ from simulations.reproduction.__main__ import main
 from simulations.reproduction.findings import compared, findings, rank_correlation
 from simulations.reproduction.grid import Player, Sources, play_all
 from simulations.reproduction.paper import SKEWED_R1, TABLE
-from simulations.reproduction.study import Study, best, run
+from simulations.reproduction.study import Study, best, figure, run
 from simulations.reproduction.table import lines
 
 TINY = Study(
@@ -139,3 +139,10 @@ def test_the_command_says_what_is_wrong(
     assert main(["--data", str(data), "--work", str(tmp_path), "--smallest", *words]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("rounds", "mean"), [([0.1], 0.1), ([0.0, 0.4], 0.4), ([0.0] * 4 + [0.1, 0.2, 0.3, 0.4], 0.25)]
+)
+def test_a_figure_is_of_the_last_rounds(rounds: list[float], mean: float) -> None:
+    assert figure({"accuracy": rounds}) == pytest.approx(mean)
