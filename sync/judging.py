@@ -32,6 +32,9 @@ KNOWN: Final = "gate.known"
 CANARIES: Final = "gate.canaries"
 GAIN: Final = "gate.gain"
 CANARY_SURE: Final = 0.9
+# Points of canaries that may change: of such prompts, which no person wrote, honest merges that lost 1.5 points of what
+# people ask changed 6 to 15 (ARCHITECTURE.md, decision 130); what destroys a model changes most of them.
+CANARY_POINTS: Final = 10.0
 MAX_NAME_CHARS: Final = 60
 MAX_PLACES: Final = 64  # a verdict has room for 200 checks
 
@@ -100,10 +103,10 @@ def right(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[bool]:
 def loss_checks(
     sets: Sequence[AnchorSet], before: Sequence[Sequence[bool]], loaded: LoadedModel, path: str, max_points: float
 ) -> list[CheckResult]:
-    """Old knowledge (G3): all rows asked as the path together, then every set by itself."""
+    """Old knowledge (G3, G9): all rows asked as the path together, then every set by itself."""
     timed = [timed_right(loaded, one.rows, one.path) for one in sets]
     lines = [
-        check_loss(one.name, old, new, max_points, cost)
+        check_loss(one.name, old, new, max(max_points, CANARY_POINTS if one.name == CANARIES else 0.0), cost)
         for one, old, (new, cost) in zip(sets, before, timed, strict=True)
     ]
     own = [number for number, one in enumerate(sets) if one.path == path and one.name != CANARIES]

@@ -92,6 +92,17 @@ def test_every_set_is_judged_by_itself_and_the_place_s_own_together(bare: Node, 
     assert found[2].value < 0  # it has learned
 
 
+def test_canaries_may_change_a_little_more_than_what_people_ask(bare: Node) -> None:
+    """G9."""
+    loaded = at_work(bare).composer.load(head_of(bare, "en").digest)
+    rows = held_out(KNOWN)
+    asked = [*rows[1:], replace(rows[0], output="nothing of the kind")]
+    sets = [AnchorSet(name, "en/shapes", asked) for name in ("gate.known.en.shapes", "gate.canaries")]
+    known, hidden = loss_checks(sets, [[True] * len(rows)] * 2, loaded, "en", 1.0)[-2:]
+    assert known.value == hidden.value
+    assert (hidden.threshold or 0) - (known.threshold or 0) == pytest.approx(9.0)
+
+
 def test_where_only_the_place_has_rows_there_is_one_line(bare: Node) -> None:
     loaded = at_work(bare).composer.load(head_of(bare, "en").digest)
     one = AnchorSet("gate.known.en", "en", held_out(KNOWN))
