@@ -132,8 +132,9 @@ def _write(given: dict[str, Any], found: dict[str, Any], played: Any) -> None:
 
     if given["report"] is not None:
         make_folder(given["report"].parent)
-        line = " ".join(["node", *sys.argv[1:]])
-        write_whole(given["report"], page(found, played, line).encode())
+        places = {str(given[name]): name.upper() for name in ("data", "work", "out", "report")}
+        words = [places.get(word, word) for word in sys.argv[1:]]  # the page goes to people who have other folders
+        write_whole(given["report"], page(found, played, " ".join(["node", *words])).encode())
     if given["out"] is not None:
         make_folder(given["out"])
         write_whole(given["out"] / f"{found['study']}.json", as_json_text(found).encode() + b"\n")
