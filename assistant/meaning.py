@@ -57,12 +57,12 @@ def _sentences(turn: str, place: int) -> list[tuple[Text, Piece]]:
     """The sentences of a turn in which nothing is denied or taken back: what is not wanted is as near as what is."""
     text = Text.of(turn, place)
     reading = Reading.of(text, spoken(text.folded), first=place == 0)
-    kept = []
-    for piece in reading.sentences:
-        cues = (*reading.cues.get("negator", ()), *reading.cues.get("retract", ()))
-        if text.folded[piece.start : piece.end].strip() and not any(piece.holds(cue.start) for cue in cues):
-            kept.append((text, piece))
-    return kept
+    cues = (*reading.cues.get("negator", ()), *reading.cues.get("retract", ()))
+    return [
+        (text, piece)
+        for piece in reading.sentences
+        if text.folded[piece.start : piece.end].strip() and not any(piece.holds(cue.start) for cue in cues)
+    ]
 
 
 @lru_cache(maxsize=4)

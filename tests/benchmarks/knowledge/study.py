@@ -60,9 +60,7 @@ class Study:
             return dict(self.shared[digest]["record"])
         record = make()
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"of": what, "record": record}, indent=1), encoding="utf-8")
-        partial.replace(file)
+        write_whole(file, json.dumps({"of": what, "record": record}, indent=1).encode())
         return record
 
 
