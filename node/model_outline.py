@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from registry.errors import BadData, BanyanError
+from registry.loading import LOADING
 
 
 def check_loads(files: tuple[Path, ...]) -> str:
@@ -40,9 +41,10 @@ def _load_outline(folder: str) -> str:
             "give a model that writes text, such as Llama, Qwen, Mistral, Gemma or SmolLM",
         )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model, found = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, device_map="meta", output_loading_info=True
-    )
+    with LOADING:
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, device_map="meta", output_loading_info=True
+        )
     for kind, keys in (("lacks", found["missing_keys"]), ("has in another shape", found["mismatched_keys"])):
         if keys:
             raise BadData(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import BadData, LocalFailure
+from registry.loading import LOADING
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -72,7 +73,8 @@ def _encoder(folder: Path) -> SentenceTransformer:
 
     disable_progress_bar()
     try:
-        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        with LOADING:
+            return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BadData(f"the embedding model in {folder} cannot be loaded: {error}") from error
 

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from registry.errors import BadData
+from registry.loading import LOADING
 from sync.delta import Delta
 from sync.prompt import PLAIN_TEMPLATE
 
@@ -92,10 +93,11 @@ def load_model(base: Path, deltas: Sequence[Delta], precision: Precision = "auto
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        base, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    ).to(device)
-    model.eval()
+    with LOADING:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    model.to(device).eval()
     loaded = LoadedModel(model, tokenizer, resolve_precision(precision))
     for delta in deltas:
         add(loaded, delta)

@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from registry.errors import BadData, LocalFailure
+from registry.loading import LOADING
 from registry.rounds import Half
 from sync.continual import Protected
 from sync.delta import Delta, Factor, write_tensors
@@ -121,7 +122,6 @@ def fit(
     asks = plan.prompt_loss > 0
     train_tokens = [encode(loaded, replace(example, asks=asks and example.asks), limit) for example in train]
     validation_tokens = [encode(loaded, example, limit) for example in validation]
-    torch.manual_seed(plan.seed)
     with lora(loaded, plan, start) as parameters:
         for name, parameter in parameters.items():
             parameter.requires_grad_(not frozen or not name.endswith(f".{frozen}"))
@@ -149,7 +149,9 @@ class lora:  # noqa: N801  a context manager, used like a function
         config = LoraConfig(
             r=self.plan.rank, lora_alpha=self.plan.alpha, target_modules=names, lora_dropout=0.0, bias="none"
         )
-        inject_adapter_in_model(config, self.loaded.model, ADAPTER)
+        with LOADING:  # torch's own generator and default dtype decide what they start as
+            torch.manual_seed(self.plan.seed)
+            inject_adapter_in_model(config, self.loaded.model, ADAPTER)
         parameters: dict[str, Tensor] = {}
         scale = self.plan.alpha / self.plan.rank
         for name, layer in self.layers():

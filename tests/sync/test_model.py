@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def test_logits_at_chosen_places_are_those_of_the_whole_model(family: str, tmp_p
         found = loaded.next_token_logits(ids, chosen)
         alone = [loaded.model(torch.tensor([one.ids])).logits[0, 1:-1] for one in encoded]
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_threads_that_load_at_once_leave_every_later_model_whole(tmp_path: Path) -> None:
+    """Without a lock, two of them leave transformers as it is in the middle of loading: for good."""
+    save_tiny(tmp_path, tie_word_embeddings=True)
+    with ThreadPoolExecutor(4) as pool:
+        models = [loaded.model for loaded in pool.map(lambda _: load_model(tmp_path, [], "fp32"), range(12))]
+    for model in [*models, load_model(tmp_path, [], "fp32").model]:
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_a_model_is_its_base_and_the_sum_of_the_deltas(tmp_path: Path) -> None:
