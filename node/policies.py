@@ -32,4 +32,5 @@ def policy_settings(node: Node) -> PolicySettings:
 
 def decide_place(node: Node, place: NodePath, now: datetime) -> Decision:
     """Whether the updates that wait at a place become a release now, and why (G1)."""
-    return POLICIES[node.settings.policy](policy_state(node.store, node.blobs, place, now), policy_settings(node))
+    state = policy_state(node.store, node.blobs, node.key.public.id, place, now)
+    return POLICIES[node.settings.policy](state, policy_settings(node))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from registry.blobs import BlobStore
 from registry.documents import AnyOffering, read_offering
+from registry.keys import KeyId
 from registry.paths import NodePath
 from registry.store import Session, Store, select
 from registry.tables import EnrolmentRow, HeadRow, ReleaseRow, UpdateRow
@@ -24,8 +24,8 @@ RECENT: Final = 5  # releases that a change is compared with
 GAIN: Final = "behaviour.gain"  # as `sync.checks.behaviour` names it; importing that would load a model library
 
 
-def policy_state(store: Store, blobs: BlobStore, place: NodePath, now: datetime) -> PolicyState:
-    """The state of a place at a time."""
+def policy_state(store: Store, blobs: BlobStore, own: KeyId, place: NodePath, now: datetime) -> PolicyState:
+    """The state of a place at a time; `own` is the key of this node, which is no child of its own."""
     with store.read() as session:
         head = session.scalars(
             select(ReleaseRow).join(HeadRow, HeadRow.release == ReleaseRow.digest).where(ReleaseRow.path == str(place))
@@ -38,7 +38,7 @@ def policy_state(store: Store, blobs: BlobStore, place: NodePath, now: datetime)
             for row, update in found
             if update.release.path == str(place)
         ]
-        children = _children(session, place)
+        children = _children(session, own, place)
         return PolicyState(
             now=now,
             waiting=tuple(waiting),
@@ -105,6 +105,7 @@ def _release_bytes(blobs: BlobStore, session: Session, head: ReleaseRow | None) 
     return sum(file.size for file in release_files(stored_link(session, blobs, head.digest).release))
 
 
-def _children(session: Session, place: NodePath) -> int:
-    paths: Sequence[str] = session.scalars(select(EnrolmentRow.path).where(EnrolmentRow.state == "active")).all()
-    return sum(NodePath.parse(path).is_within(place) for path in paths)
+def _children(session: Session, own: KeyId, place: NodePath) -> int:
+    """Who is enrolled here below a place; the enrolment of this node at its own parent lies beside theirs."""
+    theirs = select(EnrolmentRow.path).where(EnrolmentRow.state == "active", EnrolmentRow.key_id != own)
+    return sum(NodePath.parse(path).is_within(place) for path in session.scalars(theirs))

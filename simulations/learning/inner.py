@@ -129,7 +129,9 @@ class Inner:
         if self.policy in NEED_NORMS:
             for row in rows:
                 self.promoter.norms(row)
-        decision = self.decide(policy_state(member.store, member.blobs, self.place, now), rows)
+        decision = self.decide(
+            policy_state(member.store, member.blobs, member.own.key.public.id, self.place, now), rows
+        )
         return self.release(rows) if decision.release else Released(None, decision.again)
 
     def decide(self, state: PolicyState, rows: Sequence[UpdateRow]) -> Decision:

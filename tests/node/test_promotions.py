@@ -24,6 +24,7 @@ from registry.documents import Update
 from registry.errors import LocalFailure
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
+from registry.tables import EnrolmentRow
 from sync.checks.thresholds import Thresholds
 from sync.delta import Delta, scaled
 from sync.promote import Promoter, Promotion
@@ -149,11 +150,19 @@ def test_one_update_does_not_wait_for_ever(
     assert recorder.calls == [("en", [digest])]
 
 
+@pytest.mark.parametrize("inner", [False, True])
 def test_an_only_child_is_not_kept_waiting_for_another(
-    parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
+    inner: bool, parent: Node, toy_adapters: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """G1."""
+    """G1. A node in the middle of the tree is enrolled itself, at its own parent, and no child of its own."""
     recorder = recording(monkeypatch)
+    if inner:
+        own = EnrolmentRow(
+            key_id=parent.key.public.id, path="en", public_key=parent.key.public.hex, state="active", request=b"",
+            changed=utc_now(),
+        )  # fmt: skip
+        with parent.store.transaction() as session:
+            session.add(own)
     found = accepted(parent, toy_adapters["en/shapes"], "en/x0")
     release_updates(parent, promoter(parent), utc_now())
     assert recorder.calls == [("en", found)]

@@ -93,7 +93,9 @@ def test_a_child_that_sends_often_does_not_put_the_release_off(parent: Node, toy
     (one,) = accepted(parent.store)
 
     def decision(hours: int) -> bool:
-        state = policy_state(parent.store, parent.blobs, NodePath.parse("en"), begun + hours * hour)
+        state = policy_state(
+            parent.store, parent.blobs, parent.key.public.id, NodePath.parse("en"), begun + hours * hour
+        )
         assert [waiting.since for waiting in state.waiting] == [begun]
         return POLICIES["every-n"](state, settings).release
 
