@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
 
 from node.settings import Settings
 from registry.blobs import BlobStore
@@ -36,6 +37,7 @@ class Node:
     key: PrivateKey
     passphrase: str | None = field(default=None, repr=False)  # of the key files
     meter: Meter | None = None  # of the peers that are talked to, where the daemon does
+    arrived: Event = field(default_factory=Event, repr=False, compare=False)  # set where an update is whole
 
     @property
     def paths(self) -> tuple[NodePath, ...]:

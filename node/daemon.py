@@ -150,7 +150,7 @@ class _Loops:
     def __init__(self, node: Node, chance: Callable[[], float]) -> None:
         self._node, self._chance = node, chance
         self._stop = threading.Event()
-        self._to_exchange, self._to_work, self._to_watch = threading.Event(), threading.Event(), threading.Event()
+        self._to_exchange, self._to_work, self._to_watch = threading.Event(), node.arrived, threading.Event()
         self._hinted = threading.Event()  # the parent has decided something
         self._running: list[threading.Thread] = []
         self._at_work: Promoter | None = None

@@ -36,6 +36,8 @@ def update_routes(node: Node, now: Callable[[], datetime]) -> APIRouter:
         first = [check for check in receipt.failed if check.name.startswith("envelope.")]
         if receipt.state == "rejected" and first:
             return _refusal(receipt.digest, first)
+        if not receipt.missing:
+            node.arrived.set()
         return Receipt(
             digest=receipt.digest, state=receipt.state, missing=tuple(file.sha256 for file in receipt.missing)
         )
@@ -74,7 +76,10 @@ def _file_routes(node: Node) -> APIRouter:
         here = file_offset(node.store, node.blobs, digest, sha256)
         if upload_offset > here:
             raise Conflict(f"{here} bytes of this file are here, not {upload_offset}", f"send from byte {here} on")
-        return _offset(append_file(node.store, node.blobs, digest, sha256, offset=upload_offset, data=body))
+        here = append_file(node.store, node.blobs, digest, sha256, offset=upload_offset, data=body)
+        if node.blobs.has(sha256) and not receipt_of(node.store, node.blobs, digest).missing:  # not at each piece
+            node.arrived.set()
+        return _offset(here)
 
     return routes
 
