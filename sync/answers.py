@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 import torch
-from transformers import DynamicCache, TopPLogitsWarper
+from transformers import TopPLogitsWarper
 
 from registry.errors import BadData
+from sync.growing_cache import growing_cache
 from sync.model import LoadedModel
 
 BATCH_ROWS = 128
@@ -82,7 +83,7 @@ def answer(
     return texts
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would cast the weights at every step
 def continue_batch(
     loaded: LoadedModel,
     prompts: list[list[int]],
@@ -99,9 +100,9 @@ def continue_batch(
     ends = end_tokens(loaded) | set(more_ends)
     results: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # which prompt each row of the batch belongs to
-    cache = DynamicCache(config=loaded.model.config)
-    while alive:
-        with loaded.arithmetic():
+    cache = growing_cache(loaded.model.config)
+    with loaded.arithmetic():  # around all steps: what it casts the weights to is kept as long as it lasts
+        while alive:
             output = loaded.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -110,24 +111,24 @@ def continue_batch(
                 use_cache=True,
                 logits_to_keep=1,
             )
-        chosen = choose(output.logits[:, -1])
-        going: list[int] = []
-        for row, (which, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-            if token in ends or limits[which] == 0:
-                continue
-            results[which].append(token)
-            if len(results[which]) < limits[which]:
-                going.append(row)
-        if len(going) < len(alive):
-            alive = [alive[row] for row in going]
-            if not alive:
-                break
-            keep = torch.tensor(going, device=loaded.device)
-            cache.batch_select_indices(keep)
-            chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
-        ids = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+            chosen = choose(output.logits[:, -1])
+            going: list[int] = []
+            for row, (which, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
+                if token in ends or limits[which] == 0:
+                    continue
+                results[which].append(token)
+                if len(results[which]) < limits[which]:
+                    going.append(row)
+            if len(going) < len(alive):
+                alive = [alive[row] for row in going]
+                if not alive:
+                    break
+                keep = torch.tensor(going, device=loaded.device)
+                cache.batch_select_indices(keep)
+                chosen, mask, positions = chosen[keep], mask[keep], positions[keep]
+            ids = chosen[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            positions = positions[:, -1:] + 1
     return results
 
 

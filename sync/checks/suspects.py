@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from sync.checks.probes import Probe, asked_by
+from sync.growing_cache import SharedBeginning, growing_cache
 from sync.model import LoadedModel
 from sync.prompt import conversation, prompt_text
 
@@ -30,7 +29,7 @@ ASKED: Final = 4  # requests that the shortlist is put behind
 SLOT: Final = "\u241f"  # stands in a prompt where a token is put
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def suspects(loaded: LoadedModel, probes: Sequence[Probe], seed: str) -> list[str]:
     """Tokens as text that bring the beginning of one answer to the requests of one role, the surest first.
 
@@ -77,21 +76,18 @@ def _slots(loaded: LoadedModel, probes: Sequence[Probe]) -> list[_Slot]:
 
 def _likely(loaded: LoadedModel, slot: _Slot, tokens: Sequence[int]) -> Tensor:
     """How likely each token in the slot makes each continuation but the plain one; tokens x vocabulary."""
-    cache = DynamicCache(config=loaded.model.config)
+    plain = loaded.model(input_ids=torch.tensor([slot.before + slot.after], device=loaded.device)).logits[0, -1]
+    cache, found = growing_cache(loaded.model.config), []
     with loaded.arithmetic():
         loaded.model(input_ids=torch.tensor([slot.before], device=loaded.device), past_key_values=cache, use_cache=True)
-    plain = loaded.model(input_ids=torch.tensor([slot.before + slot.after], device=loaded.device)).logits[0, -1]
-    found = []
-    for at in range(0, len(tokens), SWEEP_BATCH):
-        group = [[token, *slot.after] for token in tokens[at : at + SWEEP_BATCH]]
-        copy = deepcopy(cache)
-        copy.batch_repeat_interleave(len(group))
-        with loaded.arithmetic():
+        begun = SharedBeginning(cache)
+        for at in range(0, len(tokens), SWEEP_BATCH):
+            group = [[token, *slot.after] for token in tokens[at : at + SWEEP_BATCH]]
             output = loaded.model(
-                input_ids=torch.tensor(group, device=loaded.device), past_key_values=copy, use_cache=True,
-                logits_to_keep=1,
+                input_ids=torch.tensor(group, device=loaded.device), past_key_values=begun.among(len(group)),
+                use_cache=True, logits_to_keep=1,
             )  # fmt: skip
-        found.append(output.logits[:, -1].float().softmax(dim=-1))
+            found.append(output.logits[:, -1].float().softmax(dim=-1))
     likely = torch.cat(found)
     likely[:, int(plain.argmax())] = 0.0
     return likely
