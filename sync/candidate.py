@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -47,6 +47,7 @@ from sync.judging import (
     loss_checks,
     right,
     timed_right,
+    undisputed,
 )
 from sync.lessons import Taught, choices_of, in_words, teach, teacher_of
 from sync.lifecycle import mark, results_of, update_row
@@ -101,29 +102,20 @@ class Candidate:
 
     @cached_property
     def canaries(self) -> AnchorSet:
-        """The old release's canaries whose answer no child has changed: a child may know better, a merge may not."""
+        """The old release's canaries that no child answers anew (G9): a child may know better, a merge may not."""
         tasks = {row.task for row in (*self.anchors, *self.parent.known(self.path))}
         found = canaries(self.parent, self.composer.load_chain(self.chain), self.chain[-1], tasks)
-        rows = list(found.rows)
-        for update in self.updates:
-            if not isinstance(update, Update):  # whose model is not here to be asked
-                continue
-            same = right(teacher_of(self.parent, update), rows, self.path)
-            rows = [row for row, kept in zip(rows, same, strict=True) if kept]
-        return replace(found, rows=self.unchanged(rows))
+        return replace(found, rows=undisputed(found.rows, self.answered_alike(found.rows)))
 
-    def unchanged(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows whose answers none of the last round's contributions has changed, of so many that are asked."""
-        kept = list(rows)
-        if not kept or not self.gathered.increments:
-            return kept
-        loaded = self.composer.load_chain(self.chain)
+    def answered_alike(self, rows: Sequence[Row]) -> Iterator[list[bool]]:
+        """Which rows each child's model answers as they say, and each contribution to the last round, of so many."""
+        for update in self.updates:
+            if isinstance(update, Update):  # of others no model is here to be asked
+                yield right(teacher_of(self.parent, update), rows, self.path)
         for delta in self.gathered.increments[:MAX_ASKED]:
+            loaded = self.composer.load_chain(self.chain)  # not minus the one before: of a loud one something is left
             add(loaded, delta)
-            same = right(loaded, kept, self.path)
-            add(loaded, delta, by=-1.0)
-            kept = [row for row, right_still in zip(kept, same, strict=True) if right_still]
-        return kept
+            yield right(loaded, rows, self.path)
 
     def own_delta(self) -> Delta | None:
         """The adapter of the release that is to be replaced."""

@@ -35,6 +35,9 @@ CANARY_SURE: Final = 0.9
 # Points of canaries that may change: of such prompts, which no person wrote, honest merges that lost 1.5 points of what
 # people ask changed 6 to 15 (ARCHITECTURE.md, decision 130); what destroys a model changes most of them.
 CANARY_POINTS: Final = 10.0
+# Of the canaries, that a child answers as before: whose model changes more of them is no child that knows better, and a
+# lie among federated contributions must not empty the set that it would fail (ARCHITECTURE.md, decision 131).
+LEAST_ALIKE: Final = 1 / 3
 MAX_NAME_CHARS: Final = 60
 MAX_PLACES: Final = 64  # a verdict has room for 200 checks
 
@@ -93,6 +96,12 @@ def canaries(parent: Parent, loaded: LoadedModel, link: Link, tasks: Iterable[st
     named = sorted(set(tasks)) or [""]
     path = link.release.path
     return AnchorSet(CANARIES, path, sampled(loaded, path, parent.plan.canaries, seed, named, least_sure=CANARY_SURE))
+
+
+def undisputed(rows: Sequence[Row], says: Iterable[Sequence[bool]]) -> list[Row]:
+    """The canaries that no child answers anew (G9); `says`: which of them each child answers as before."""
+    counted = [same for same in says if sum(same) >= LEAST_ALIKE * len(same)]
+    return [row for at, row in enumerate(rows) if all(same[at] for same in counted)]
 
 
 def right(loaded: LoadedModel, rows: Sequence[Row], path: str) -> list[bool]:

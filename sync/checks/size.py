@@ -3,8 +3,8 @@
 Norms are taken on ΔW = (alpha / rank)·B·A, so neither an inflated alpha nor factors rescaled as (cB)(A/c) hide
 anything. Nor do terms that cancel: on paper they come to nothing, in a model's arithmetic to noise or to infinity minus
 infinity, so their sizes are bounded before they are added up. With few updates to compare to, statistics say little:
-then only the bound relative to the base speaks, and the result says so. What the change does to answers is left to
-`behaviour`.
+then the bounds relative to the base and to their median speak, and the result says so. What the change does to answers
+is left to `behaviour`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ Z_LIMIT: Final = 3.5  # the usual bound of the modified z-score (Iglewicz and Ho
 LEAST_LOG_SCALE: Final = 0.35
 LEAST_SPREAD_SCALE: Final = 0.15
 COHORT_NEEDED: Final = 8
+# ‖ΔW‖ over all modules beside the median of fewer others. Of 108 honest adapters that differed in rows, rank, rate and
+# passes, 4,000 drawn with 2 to 7 others lay at most 13.6 times above (ARCHITECTURE.md, decision 132).
+FEW_NEEDED: Final = 2
+FEW_LIMIT: Final = 20.0
 MAD_TO_SIGMA: Final = 1.4826  # of a normal distribution
 
 
@@ -131,10 +135,7 @@ class _Case:
         """Said where statistics cannot speak; empty where they can."""
         if len(self.history) >= self.cohort_needed:
             return ""
-        return (
-            f"cohort too small: {len(self.history)} updates to compare with, {self.cohort_needed} are needed; "
-            "only the bound relative to the base applies"
-        )
+        return f"cohort too small: {len(self.history)} updates to compare with, {self.cohort_needed} are needed"
 
 
 def _relative(norm_of_change: float, norm_of_base: float) -> float:
@@ -159,7 +160,7 @@ def _relative_size(case: _Case) -> Finding:
 def _cohort(case: _Case) -> Finding:
     """The norms lie within the cohort (C19)."""
     if reason := case.cohort_too_small:
-        return Finding(True, reason, None, case.z_limit)
+        return _few(case, reason)
     scores = []
     for name, size in case.norms.items():
         known = [math.log(other[name]) for other in case.history if other.get(name, 0.0) > 0]
@@ -171,6 +172,21 @@ def _cohort(case: _Case) -> Finding:
         f"compared by log norm; at most {case.z_limit:g} may be"
     )
     return Finding(worst <= case.z_limit, reason, worst, case.z_limit)
+
+
+def _few(case: _Case, why: str) -> Finding:
+    """The whole change beside the median of too few for deviations: what is many times as large is seen among three."""
+    sizes = [size for size in map(_whole, case.history) if size > 0]
+    if len(sizes) < FEW_NEEDED:
+        return Finding(True, why, None, case.z_limit)
+    times = _whole(case.norms) / statistics.median(sizes)
+    reason = f"{why}; the change is {times:.3g} times as large as their median; at most {FEW_LIMIT:g} may be"
+    return Finding(times <= FEW_LIMIT, reason, times, FEW_LIMIT)  # False for NaN
+
+
+def _whole(norms: Norms) -> float:
+    """‖ΔW‖ over all modules."""
+    return math.hypot(*norms.values())
 
 
 def _spread(case: _Case) -> Finding:

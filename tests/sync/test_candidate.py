@@ -21,8 +21,8 @@ from registry.rows import Row, read_rows
 from registry.store import select
 from registry.tables import EnrolmentRow, EvidenceRow
 from sync import candidate as candidates
-from sync.candidate import Candidate, claimed_gain, gate_evaluations
-from sync.delta import Delta
+from sync.candidate import Candidate, Gathered, claimed_gain, gate_evaluations
+from sync.delta import Delta, scaled
 from sync.lessons import Taught, divided
 from sync.lifecycle import load_update
 from sync.promote import Promoter
@@ -343,3 +343,22 @@ def test_the_claimed_gain_is_the_largest_that_is_claimed(bare: Node, toy_adapter
 def test_a_check_without_a_figure_is_no_evaluation() -> None:
     assert gate_evaluations("en", [CheckResult(name="gate.known", value=None, threshold=1.0, passed=True, reason="",
                                                cost_ms=0)]) == []  # fmt: skip
+
+
+# What children may say of the canaries
+
+
+def test_a_loud_contribution_has_no_say_in_which_canaries_are_asked(
+    parent: Node, toy_adapters: dict[str, Delta]
+) -> None:
+    """G9: of a liar in federated rounds, who changes every answer, no canary would be left that it could fail."""
+    loud = scaled(toy_adapters["en/tools"], -100.0)
+
+    def asked_with(*increments: Delta) -> list[Row]:
+        chain = at_work(parent).composer.chain(head_of(parent, "en").digest)
+        return list(Candidate(at_work(parent), chain, {}, Gathered(increments=increments)).canaries.rows)
+
+    everything, honest = asked_with(), asked_with(toy_adapters["en/shapes"])
+    assert 0 < len(honest) < len(everything)
+    assert asked_with(loud) == everything
+    assert asked_with(loud, toy_adapters["en/shapes"]) == honest

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from registry.documents import Adapter, CheckResult
 from registry.errors import LocalFailure
-from sync.checks.size import COHORT_NEEDED, TERMS_LIMIT, check_size, check_terms, module_norms, robust_z, spread
+from sync.checks.size import (
+    COHORT_NEEDED,
+    FEW_NEEDED,
+    TERMS_LIMIT,
+    check_size,
+    check_terms,
+    module_norms,
+    robust_z,
+    spread,
+)
 from sync.delta import Delta, Factor, norm, read_adapter, terms
 
 State = dict[str, Tensor]
@@ -154,10 +163,26 @@ def test_small_cohort_is_said_and_the_base_bounds_the_change(known: int) -> None
     results = check_size(honest(7), BASE, COHORT[:known])
     assert failed(results) == set()
     for result in results[1:]:
-        assert result.value is None
         assert f"cohort too small: {known} updates to compare with, 8 are needed" in result.reason
-    for factor in (10.0, 100.0):
-        assert failed(check_size(scaled(honest(7), factor), BASE, COHORT[:known])) == {"relative"}
+    assert (results[1].value is None, results[2].value) == (known < FEW_NEEDED, None)
+    assert failed(check_size(scaled(honest(7), 10.0), BASE, COHORT[:known])) == {"relative"}
+
+
+@pytest.mark.parametrize("known", range(FEW_NEEDED, COHORT_NEEDED))
+def test_beside_few_the_whole_change_is_held_to_their_median(known: int) -> None:
+    """C19: small changes, made a hundred times as large, which is still less than the base."""
+    small = [scaled(norms, 0.01) for norms in COHORT[:known]]
+    assert failed(check_size(scaled(honest(7), 0.08), BASE, small)) == set()
+    (found,) = (one for one in check_size(honest(7), BASE, small) if not one.passed)
+    assert found.name == "size.cohort"
+    assert found.value == pytest.approx(100.0, rel=0.7)
+    assert "times as large as their median; at most 20 may be" in found.reason
+
+
+def test_a_liar_among_few_does_not_hold_an_honest_change_back() -> None:
+    """C19: neither by a change that is next to nothing, nor by one that is."""
+    for least in (0.0, 1e-9):
+        assert failed(check_size(honest(7), BASE, [scaled(COHORT[0], least), COHORT[1]])) == set()
 
 
 def test_bound_relative_to_the_base_holds_against_a_cohort_that_drifted() -> None:

@@ -20,13 +20,14 @@ from registry.errors import BadData
 from registry.keys import PrivateKey, PublicKey
 from registry.log.entry import LogEntry
 from registry.log.leaves import entries_about
+from sync.checks.thresholds import Thresholds
 from sync.consolidate import merge
 from sync.delta import Delta, Factor
 from sync.federation.arrays import fresh, to_record
 from sync.federation.client import LocalPrivacy, client_app
 from sync.federation.contributions import Asked
 from sync.federation.desk import TooFew
-from sync.federation.inspection import inspect_numbers
+from sync.federation.inspection import Reference, inspect_numbers, inspect_round
 from sync.federation.plan import CentralPrivacy, RoundsPlan
 from sync.federation.rounds import Prepared, run_rounds
 from sync.federation.strategy import ARRAYS, CONFIG, ENVELOPE, SIGNED, TASK
@@ -183,6 +184,20 @@ def test_a_liar_whose_signature_holds_is_held_back_by_the_checks(
     run_rounds(prepared, cast(Grid, grid))
     assert [ruling.outcome for ruling in prepared.desk.rulings] == ["accepted", "accepted", "quarantined"]
     assert "size.relative" in prepared.desk.rulings[2].reason
+
+
+def test_beside_few_a_lie_that_is_smaller_than_the_base_is_seen() -> None:
+    """J4, C19: four short trainings, one of them sent as -100 times what it was."""
+
+    def contribution(seed: int, by: float = 1.0) -> Delta:
+        made = torch.Generator().manual_seed(seed)
+        return {"m": Factor(torch.randn(2, 6, generator=made), by * 1e-3 * torch.randn(8, 2, generator=made))}
+
+    start = {name: Factor(one.a, torch.zeros_like(one.b)) for name, one in contribution(0).items()}
+    deltas = {"liar": contribution(1, -100.0)} | {f"honest {seed}": contribution(seed) for seed in (2, 3, 4)}
+    found = inspect_round(deltas, start, Reference({"m": 10.0}, None, 0, Thresholds()))
+    failed = {name: [one.name for one in results if not one.passed] for name, results in found.items()}
+    assert failed == {"liar": ["size.cohort"], "honest 2": [], "honest 3": [], "honest 4": []}
 
 
 def test_a_contribution_of_another_round_is_refused(
