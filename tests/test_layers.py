@@ -58,7 +58,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "mcp": ("node/mcp.py",),
     "grpc_reflection": ("node/grpc/server.py",),
     "google": ("node/grpc/*",),
-    "flwr": ("sync/federation/*", "simulations/flower.py"),
+    "flwr": ("sync/federation/*", "simulations/flower/*"),
     "gguf": ("node/gguf.py", "node/gguf_tokenizer.py"),
     # what is stored and signed
     "sqlalchemy": ("registry/store.py", "registry/tables.py", "registry/migrations/*"),
@@ -85,6 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "sync/checks/suspects.py",
         "sync/model.py",
         "sync/answers.py",
+        "sync/growing_cache.py",
         "sync/score.py",
         "sync/tokens.py",
         "sync/train.py",
@@ -118,7 +119,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": (
         "sync/model.py",
         "sync/answers.py",
-        "sync/checks/suspects.py",
+        "sync/growing_cache.py",
         "node/model_outline.py",
         "node/bundled/build.py",
         "simulations/learning/base.py",

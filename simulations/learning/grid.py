@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +18,7 @@ from registry.errors import LocalFailure
 from registry.trust.files import write_whole
 from simulations.learning.playing import Played, Playing, Sources
 from simulations.learning.scenario import Scenario, check, check_bound, known_policies
+from simulations.workers import spread
 
 if TYPE_CHECKING:
     from simulations.learning.world import World
@@ -89,8 +88,7 @@ def _played(scenario: Scenario, sources: Sources, missing: Sequence[Playing], wo
             yield from map(_Player(world, sources, Path(memory)).play, missing)
             return
         os.environ.update(QUIET)
-        with multiprocessing.get_context("spawn").Pool(workers, _begin, (scenario, sources, Path(memory))) as pool:
-            yield from pool.imap_unordered(_play, missing)
+        yield from spread(_ready, (scenario, sources, Path(memory)), missing, workers)
 
 
 class _Player:
@@ -129,19 +127,7 @@ def _disk() -> Iterator[None]:
         ) from error
 
 
-_player: _Player | None = None
-
-
-def _begin(scenario: Scenario, sources: Sources, memory: Path) -> None:
-    """Make this worker ready; the one who started it is asked to stop, not the worker."""
+def _ready(scenario: Scenario, sources: Sources, memory: Path) -> Callable[[Playing], Playing]:
     from simulations.learning.world import make_world
 
-    global _player  # noqa: PLW0603  a worker has one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _player = _Player(make_world(scenario, sources), sources, memory)
-
-
-def _play(one: Playing) -> Playing:
-    if _player is None:
-        raise RuntimeError("the worker was not made ready")
-    return _player.play(one)
+    return _Player(make_world(scenario, sources), sources, memory).play

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from simulations.reproduction.cell import DTYPES, Cell, play
 from simulations.reproduction.classifier import Classifier
 from simulations.reproduction.methods import CENTRALISED
 from simulations.reproduction.rows import read_corpus
+from simulations.workers import spread
 
 VERSION: Final = 1  # of what a cell measures: a cell of another is played again
 QUIET: Final = {
@@ -110,21 +109,8 @@ def _played(player: Player, missing: Sequence[Cell], workers: int) -> Iterator[C
         yield from map(player.play, missing)
         return
     os.environ.update(QUIET)
-    with multiprocessing.get_context("spawn").Pool(workers, _begin, (player.sources,)) as pool:
-        yield from pool.imap_unordered(_play, missing)
+    yield from spread(_ready, (player.sources,), missing, workers)
 
 
-_player: Player | None = None
-
-
-def _begin(sources: Sources) -> None:
-    """Make this worker ready; the one who started it is asked to stop, not the worker."""
-    global _player  # noqa: PLW0603  a worker has one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _player = Player(sources)
-
-
-def _play(cell: Cell) -> Cell:
-    if _player is None:
-        raise RuntimeError("the worker was not made ready")
-    return _player.play(cell)
+def _ready(sources: Sources) -> Callable[[Cell], Cell]:
+    return Player(sources).play

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.cli.config_utils import load_and_validate
+from flwr.common.config import validate_config
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from registry.errors import BadData
 from registry.paths import NodePath
 from registry.rows import write_rows
-from simulations.flower import Settings, _child, main, make_parent
+from simulations.flower.__main__ import main
+from simulations.flower.apps import child
+from simulations.flower.parent import make_parent
+from simulations.flower.settings import Settings, settings_of
 from sync.federation.client import client_app
 from sync.federation.plan import RoundsPlan
 from sync.federation.rounds import prepare, run_rounds
 from tests.sync.federation.direct import DirectGrid
 from tests.toy import KNOWN, SHAPES, rows
+
+APP = Path(__file__).parents[2] / "simulations" / "flower" / "app"
 
 
 class Numbered(DirectGrid):
@@ -43,7 +52,7 @@ def outcome(settings: Settings, folder: Path) -> tuple[str, list[str]]:
     with closing(parent.composer.store):
         plan = RoundsPlan(rounds=1, rank=settings.rank, least=2, deadline_s=5.0)
         prepared = prepare(parent, NodePath.parse("en"), plan, run="1" * 64)
-        app = client_app(lambda context: _child(settings, int(context.node_config["partition-id"])))
+        app = client_app(lambda context: child(settings, int(context.node_config["partition-id"])))
         result = run_rounds(prepared, cast(Grid, Numbered(dict.fromkeys(range(settings.clients), app))))
         assert result.release is not None, result.checks
         assert result.release.adapter is not None
@@ -66,4 +75,22 @@ def test_the_same_seed_makes_the_same_release(toy_base: Path, tmp_path: Path, mo
 def test_nobody_to_simulate_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--base", "b", "--rows", "r", *words])
-    assert "at least one honest child" in capsys.readouterr().err
+    assert "at least one" in capsys.readouterr().err
+
+
+def test_a_run_configuration_is_read_as_settings_and_asks_for_whole_paths() -> None:
+    config = {"base": "/b", "rows": "/r", "out": "", "clients": 3, "per-client": 4, "learning-rate": 0.1}
+    assert settings_of(config) == Settings("/b", "/r", clients=3, per_client=4, learning_rate=0.1)
+    with pytest.raises(BadData, match="rows"):
+        settings_of({**config, "rows": "rows.jsonl"})
+    with pytest.raises(BadData, match="3 lie"):
+        settings_of({**config, "liars": 3})
+
+
+def test_the_app_that_flwr_run_sends_is_whole_and_has_the_same_settings() -> None:
+    config, warnings = load_and_validate(APP / "pyproject.toml")
+    assert warnings == []
+    assert validate_config(config, project_dir=APP)[1] == []
+    given = config["tool"]["flwr"]["app"]["config"]
+    assert given.pop("out") == ""
+    assert {name.replace("-", "_"): value for name, value in given.items()} == asdict(Settings("", ""))
