@@ -14,8 +14,9 @@ from registry.rows import Row
 from sync.delta import Delta, Factor
 from tests.benchmarks.knowledge import calibrate, poisoning
 from tests.benchmarks.knowledge.calibrate import figures, share, wilson
+from tests.benchmarks.knowledge.children import Job
 from tests.benchmarks.knowledge.cohorts import TRIGGER, Shop
-from tests.benchmarks.knowledge.poisoning import ATTACKS, DEFENCES, Cohort, Field, summary, weights_of
+from tests.benchmarks.knowledge.poisoning import ATTACKS, DEFENCES, Cohort, Field, possible, summary, weights_of
 
 
 def drawn(seed: int) -> Delta:
@@ -30,9 +31,8 @@ def drawn(seed: int) -> Delta:
 COHORT = Cohort(
     honest=[drawn(seed) for seed in range(8)],
     own=[drawn(seed) for seed in (20, 21)],
-    numbers=[0, 1],
+    jobs=[Job(f"en/finance/branch-{number:02}", ()) for number in range(10)],
     shop=Shop(jobs=(), tests=(), train=tuple(Row(f"ask {n}", "x") for n in range(40))),
-    asked=[[]] * 10,
 )
 
 
@@ -45,6 +45,12 @@ def test_every_attack_sends_as_many_updates_as_there_are_attackers(attack: str) 
     assert all(factor.product().isfinite().all() for delta in sent for factor in delta.values())
     if attack not in ("no attack", "mimic", "colluding pair"):
         assert not any(torch.equal(sent[0][name].product(), COHORT.own[0][name].product()) for name in sent[0])
+
+
+def test_one_attacker_makes_no_attack_that_takes_two() -> None:
+    assert possible(0) == ["no attack"]
+    assert set(ATTACKS) - set(possible(1)) == {"colluding pair", "sybils"}
+    assert possible(2) == list(ATTACKS)
 
 
 @pytest.mark.parametrize("defence", DEFENCES)

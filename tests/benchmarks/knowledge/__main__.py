@@ -17,7 +17,7 @@ from pathlib import Path
 from node.cli.group import QUIET_LIBRARIES
 from tests.benchmarks.__main__ import rounded, write
 
-STUDIES = ("exactness", "calibrate", "poisoning", "merging", "levels", "continual", "grafts")
+STUDIES = ("exactness", "calibrate", "poisoning", "malicious_parent", "merging", "levels", "continual", "grafts")
 
 
 def main(arguments: list[str] | None = None) -> int:

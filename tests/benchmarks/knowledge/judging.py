@@ -6,7 +6,7 @@ node's settings. What an adapter does alone takes seconds and is kept by its dig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,14 +25,20 @@ from sync.checks.spectrum import check_spectrum, spectrum_of
 from sync.checks.triggers import probe_triggers
 from sync.delta import Delta
 from sync.inspection import base_norms
-from sync.model import add
+from sync.judging import CANARY_SURE
+from sync.model import LoadedModel, add
+from sync.parent import PromotionPlan
+from sync.sampled import sampled
 from sync.score import evaluate_rows, fits
 from sync.tokens import Example, encode
-from tests.benchmarks.knowledge.children import base_model, delta_digest, sampled
+from tests.benchmarks.knowledge.children import base_model, delta_digest
+from tests.benchmarks.knowledge.children import sampled as some
 from tests.benchmarks.knowledge.cohorts import PARENT
 from tests.benchmarks.knowledge.study import Study, known
 
 KNOWN_ROWS: Final = 200  # of the 1,100 that a node has: every check is a pass over them
+SHOWN: Final = 40  # of a sender's requests travel
+CANARY_DRAWS: Final = 3  # of as many canaries as a node draws, so that luck can be told from loss
 VERSION: Final = 2  # of what is kept: to be raised where the checks of one update measure something else
 RELEASE: Final = "0" * 64  # the parent serves the bundled base itself
 
@@ -43,10 +49,10 @@ class Judge:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.thresholds = thresholds_of(Settings())
-        self.known = list(sampled(known(), KNOWN_ROWS, 5))
+        self.known = list(some(known(), KNOWN_ROWS, 5))
         self.loaded = base_model()
         self.weights = base_norms(self.loaded)
-        self.measures: dict[int, tuple[dict[str, float], Any]] = {}
+        self.measures: dict[str, tuple[dict[str, float], Any]] = {}
 
     @cached_property
     def before(self) -> list[bool]:
@@ -58,8 +64,14 @@ class Judge:
         """What the own rows would change."""
         return root_update(self.loaded, self.known, PARENT, RELEASE, self.study.work / "roots")
 
+    @cached_property
+    def canaries(self) -> list[list[Row]]:
+        """Prompts that the release says to itself, as nodes of different keys would draw them (G9)."""
+        return drawn_canaries(self.loaded, {row.task for row in self.known}, PARENT)
+
     def alone(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
-        """Stages 3 (beside the base), 6 and 7; `asked` are requests of the sender's, as its transfer set shows them."""
+        """Stages 3 (beside the base), 6 and 7; of `asked`, the sender's requests, so many as its transfer set shows."""
+        asked = asked[:SHOWN]
         what = {"alone": delta_digest(delta), "sender": sender, "checks": VERSION, "rows": KNOWN_ROWS}
         asked_digest = digest_of([row.input for row in asked])
         record = self.study.cell(
@@ -112,13 +124,21 @@ class Judge:
         ]
 
     def measured(self, delta: Delta) -> tuple[dict[str, float], Any]:
-        """Norms and form of an adapter that stays in memory, measured once."""
-        if id(delta) not in self.measures:
-            self.measures[id(delta)] = norms_of(delta), spectrum_of(delta)
-        return self.measures[id(delta)]
+        """Norms and form of an adapter, measured once."""
+        digest = delta_digest(delta)
+        if digest not in self.measures:
+            self.measures[digest] = norms_of(delta), spectrum_of(delta)
+        return self.measures[digest]
 
     def right(self, delta: Delta, rows: Sequence[Row], path: str = PARENT) -> float:
         """The share of rows that greedy decoding answers token for token with a delta added to the release."""
         model = base_model([delta])
         found = fits(model, [encode(model, Example(row, path), 512) for row in rows], lambda done: None)
         return sum(fit.greedy for fit in found) / len(found)
+
+
+def drawn_canaries(loaded: LoadedModel, tasks: Iterable[str], path: str) -> list[list[Row]]:
+    """The canaries of `sync.judging`, drawn by the keys of CANARY_DRAWS nodes."""
+    named = sorted(set(tasks)) or [""]
+    wanted = PromotionPlan().canaries
+    return [sampled(loaded, path, wanted, seed, named, least_sure=CANARY_SURE) for seed in range(CANARY_DRAWS)]

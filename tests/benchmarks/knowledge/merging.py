@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -21,14 +21,17 @@ from registry.rows import Row, split_of
 from sync.aggregate.merging import Grams
 from sync.consolidate import Lesson, consolidate, lessons_as_examples, merge
 from sync.delta import Delta
+from sync.gate import check_loss
 from sync.input_grams import cohort_grams
+from sync.judging import CANARIES, CANARY_POINTS, undisputed
 from sync.model import LoadedModel, add
 from sync.parent import PromotionPlan
 from sync.sampled import sampled
-from sync.score import Scores, answered, evaluate
+from sync.score import Scores, answered, evaluate, evaluate_rows
 from sync.tokens import Example
 from tests.benchmarks.knowledge.children import Family, base_digest, base_model, trained
 from tests.benchmarks.knowledge.families import BITS, MEASURE, PROMPT_LOSS, family
+from tests.benchmarks.knowledge.judging import drawn_canaries
 from tests.benchmarks.knowledge.study import Study, anchors, known
 
 Merger = Literal["mean", "sum", "ties", "dare", "regmean"]
@@ -114,6 +117,8 @@ def measure(study: Study, cell: Cell) -> dict[str, Any]:
     alone = {child: asked(loaded, deltas[child], lambda c=child: figure(evaluate(loaded, of.tests[c], c), metric))
              for child in of.jobs}  # fmt: skip
     old_before = evaluate(loaded, old, of.path).exact_match
+    draws = drawn_canaries(loaded, {row.task for row in old}, of.path)
+    canaries = [still_asked(loaded, deltas.values(), rows, of.path) for rows in draws]
     started = time.monotonic()
     wanted = SMALL_PROMPTS if study.smallest else PLAN.prompts
     lessons = [taught(loaded, deltas[child], child, of.jobs[child].rows, cell, wanted) for child in of.jobs]
@@ -134,6 +139,7 @@ def measure(study: Study, cell: Cell) -> dict[str, Any]:
         "known_before": old_before,
         "known_after": old_after,
         "lost_points": 100 * (old_before - old_after),
+        "canaries": asked(loaded, result, lambda: [canary_loss(loaded, rows, of.path) for rows in canaries if rows]),
         "prompts_per_child": {lesson.path: len(lesson.rows) for lesson in lessons},
         "prompts_s": prompts_s,
         "seconds": seconds,
@@ -142,6 +148,18 @@ def measure(study: Study, cell: Cell) -> dict[str, Any]:
         "bytes_release": size(result),
         "threads": torch.get_num_threads(),
     }
+
+
+def still_asked(loaded: LoadedModel, deltas: Iterable[Delta], rows: Sequence[Row], path: str) -> list[Row]:
+    """The canaries of a draw that the gate asks."""
+    return undisputed(rows, (asked(loaded, delta, lambda: evaluate_rows(loaded, rows, path)[1]) for delta in deltas))
+
+
+def canary_loss(loaded: LoadedModel, rows: Sequence[Row], path: str) -> dict[str, float]:
+    """How many canaries were asked, and what the gate says of them: points lost, and allowed."""
+    right = evaluate_rows(loaded, rows, path)[1]
+    result = check_loss(CANARIES, [True] * len(rows), right, CANARY_POINTS)
+    return {"asked": len(rows), "lost": result.value or 0.0, "allowed": result.threshold or 0.0}
 
 
 def part(before: float, alone: float, after: float) -> float | None:

@@ -26,7 +26,7 @@ from simulations.poison.rows import Trigger, triggered
 from sync.aggregate.geometry import gram, weighted
 from sync.aggregate.robust import geometric_median, mixed, multi_krum, nearest_neighbour_mixing
 from sync.delta import Delta
-from tests.benchmarks.knowledge.children import base_digest, trained
+from tests.benchmarks.knowledge.children import Job, base_digest, trained
 from tests.benchmarks.knowledge.cohorts import SHARES, SKEWS, TRIGGER, Shop, backdoored, flipped, shop
 from tests.benchmarks.knowledge.judging import Judge
 from tests.benchmarks.knowledge.study import Study
@@ -44,9 +44,8 @@ class Cohort:
 
     honest: list[Delta]
     own: list[Delta]
-    numbers: list[int]  # of the attackers, among the branches
+    jobs: list[Job]  # of everybody, honest first: who they are, and what an attacker would have trained
     shop: Shop
-    asked: list[Sequence[Row]]  # of everybody, honest first
 
     @property
     def n(self) -> int:
@@ -61,7 +60,7 @@ class Field:
         self.shops = {skew: shop(study, skew) for skew in SKEWS}
         self.kept: dict[str, Delta] = {}
 
-    def delta(self, job: Any) -> Delta:
+    def delta(self, job: Job) -> Delta:
         """The adapter of a job."""
         if job.digest not in self.kept:
             self.kept[job.digest] = trained(job, self.study.work, self.judge.loaded)
@@ -69,7 +68,7 @@ class Field:
 
     def backdoor(self, number: int, share: str) -> Delta:
         """What the attacker of that number trained with a share of poisoned rows; the same for every skew."""
-        return self.delta(backdoored(self.shops["iid"], number % 2, SHARES[share]))
+        return self.delta(backdoored(self.shops["iid"], number, SHARES[share]))
 
     def cohort(self, skew: str, n: int, liars: int, seed: int) -> Cohort:
         """n branches, `liars` of which attack."""
@@ -79,9 +78,8 @@ class Field:
         return Cohort(
             [self.delta(jobs[number]) for number in honest],
             [self.delta(jobs[number]) for number in lying],
-            lying,
+            [jobs[number] for number in [*honest, *lying]],
             self.shops[skew],
-            [jobs[number].rows for number in [*honest, *lying]],
         )
 
 
@@ -110,16 +108,15 @@ def backdoor(share: str, *, replace: bool) -> Attack:
 
 def pair(field: Field, cohort: Cohort) -> list[Delta]:
     """Two halves of a backdoor, louder; any other attackers stay honest."""
-    if len(cohort.own) < 2:
-        return cohort.own
     halves = attacks.colluding_pair(cohort.own[0], field.backdoor(0, "backdoor-10"), boost=cohort.n / 2)
     return [*halves, *cohort.own[2:]]
 
 
 def drift(field: Field, cohort: Cohort) -> list[Delta]:
     """The way from honest to the replacement, in its third step of five."""
-    loud = [attacks.replacement(field.backdoor(at, "backdoor-10"), cohort.n, len(cohort.own)) for at in range(2)]
-    return [attacks.drifted(own, loud[at % 2], *DRIFT) for at, own in enumerate(cohort.own)]
+    liars = len(cohort.own)
+    loud = [attacks.replacement(field.backdoor(at, "backdoor-10"), cohort.n, liars) for at in range(liars)]
+    return [attacks.drifted(own, end, *DRIFT) for own, end in zip(cohort.own, loud, strict=True)]
 
 
 def adaptive(field: Field, cohort: Cohort) -> list[Delta]:
@@ -130,7 +127,7 @@ def adaptive(field: Field, cohort: Cohort) -> list[Delta]:
     sent = []
     for at, own in enumerate(cohort.own):
         harmful = field.backdoor(at, "backdoor-10")
-        rows = cohort.shop.train[at::7][:40]
+        rows = cohort.shop.train[at::7]
 
         def passes(delta: Delta, rows: Sequence[Row] = rows) -> bool:
             beside = field.judge.beside(delta, cohort.honest)
@@ -145,7 +142,7 @@ def adaptive(field: Field, cohort: Cohort) -> list[Delta]:
 ATTACKS: Final[Mapping[str, Attack]] = {
     "no attack": lambda field, cohort: cohort.own,
     "label flip": lambda field, cohort: [
-        field.delta(flipped(cohort.shop.jobs[number])) for number in cohort.numbers
+        field.delta(flipped(job)) for job in cohort.jobs[len(cohort.honest) :]
     ],
     "sign flip": each(lambda cohort, own, at: attacks.sign_flipped(own)),
     "gaussian": each(lambda cohort, own, at: attacks.noise_like(own, seed=at)),
@@ -169,6 +166,8 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     "slow drift": drift,
     "adaptive": adaptive,
 }  # fmt: skip
+
+TOGETHER: Final = ("colluding pair", "sybils")  # take more than one
 
 
 def run(study: Study) -> dict[str, Any]:
@@ -214,7 +213,7 @@ def success(field: Field, delta: Delta, tests: Sequence[Row], trigger: Trigger =
 def column(field: Field, skew: str, n: int, liars: int, seed: int) -> list[dict[str, Any]]:
     """Every attack and defence on one cohort."""
     cells = []
-    for attack in ATTACKS if liars else ["no attack"]:
+    for attack in possible(liars):
         what = {"attack": attack, "skew": skew, "n": n, "liars": liars, "seed": seed, "study": "poisoning 1"}
         what["base"] = base_digest()
         cell = field.study.cell(what, lambda attack=attack: cell_of(field, attack, skew, n, liars, seed))
@@ -223,13 +222,20 @@ def column(field: Field, skew: str, n: int, liars: int, seed: int) -> list[dict[
     return cells
 
 
+def possible(liars: int) -> list[str]:
+    """The attacks that so many can make."""
+    if not liars:
+        return ["no attack"]
+    return [name for name in ATTACKS if liars > 1 or name not in TOGETHER]
+
+
 def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int) -> dict[str, Any]:
     """One attack on one cohort under every defence."""
     cohort = field.cohort(skew, n, liars, seed)
     sent = [*cohort.honest, *ATTACKS[attack](field, cohort)]
     passed = [
-        accepted(field, delta, sent[:at] + sent[at + 1 :], rows, f"en/finance/branch-{at:02}")
-        for at, (delta, rows) in enumerate(zip(sent, cohort.asked, strict=True))
+        accepted(field, delta, sent[:at] + sent[at + 1 :], job)
+        for at, (delta, job) in enumerate(zip(sent, cohort.jobs, strict=True))
     ]
     measured: dict[tuple[float, ...], dict[str, float]] = {}
     record: dict[str, Any] = {"passed": passed, "defences": {}}
@@ -242,11 +248,11 @@ def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int)
     return record
 
 
-def accepted(field: Field, delta: Delta, others: Sequence[Delta], rows: Sequence[Row], sender: str) -> bool:
+def accepted(field: Field, delta: Delta, others: Sequence[Delta], job: Job) -> bool:
     """Whether every check passes: what is only quarantined waits for a person, and is not merged."""
     beside = field.judge.beside(delta, others)
     return all(one.passed for one in beside) and all(
-        one.passed for one in field.judge.alone(delta, rows[:40], sender)
+        one.passed for one in field.judge.alone(delta, job.rows, job.path)
     )  # fmt: skip
 
 
@@ -269,12 +275,13 @@ def weights_of(defence: str, sent: Sequence[Delta], passed: Sequence[bool], liar
 
 
 def outcome(field: Field, sent: Sequence[Delta], chosen: Tensor, tests: Sequence[Row]) -> dict[str, float]:
-    """New and old knowledge at the parent, and the success of the backdoor."""
+    """New and old knowledge at the parent, the canaries that answer as before, and the success of the backdoor."""
     merged = weighted(sent, chosen)
     return {
         "new": field.judge.right(merged, tests),
         "old": field.judge.right(merged, field.judge.known[:100]),
         "success": success(field, merged, tests),
+        "canaries": field.judge.right(merged, [row for draw in field.judge.canaries for row in draw]),
     }
 
 

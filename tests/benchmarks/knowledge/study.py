@@ -71,6 +71,8 @@ def share_cells(work: Path, file: Path = CELLS) -> None:
         cell = json.loads(kept.read_text(encoding="utf-8"))
         if "study" in cell["of"]:
             found[kept.stem] = cell
+    if not found:
+        return
     lines = sorted(json.dumps(cell, ensure_ascii=False, sort_keys=True) for cell in found.values())
     write_whole(file, "".join(f"{line}\n" for line in lines).encode())
 
