@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -77,12 +78,12 @@ def _make_child(home: Path, parent_home: Path, url: str, path: str, delta: Delta
     above = head_of(child, "en")
     base = BaseManifest.from_bytes(child.blobs.read(above.release.base, 1 << 20))
     put_toy_release(child, path, base, above=above.pin, delta=delta, anchors=rows(KNOWN, range(2)))
-    _put_run(child, path)
+    put_run(child, path, TAUGHT[path])
     edit_config(child.home.config, {**QUICK, "parent_url": url})
     child.close()
 
 
-def _put_run(child: Node, path: str) -> None:
+def put_run(child: Node, path: str, table: Mapping[str, str]) -> None:
     """What the fine-tune left: its record, and its rows."""
     release, now = head_of(child, path).release, utc_now()
     assert release.adapter is not None
@@ -94,5 +95,5 @@ def _put_run(child: Node, path: str) -> None:
     with child.store.transaction() as session:
         session.add(run)
     (folder := child.home.runs / run.id).mkdir()
-    write_rows(rows(TAUGHT[path], range(4)), folder / "train.jsonl")
-    write_rows(held_out(TAUGHT[path])[:6], folder / "test.jsonl")
+    write_rows(rows(table, range(4)), folder / "train.jsonl")
+    write_rows(held_out(table)[:6], folder / "test.jsonl")

@@ -20,7 +20,8 @@ from sync.delta import Delta, scaled
 from sync.model import load_model
 from tests.daemon_actors import up
 from tests.daemon_homes import QUICK
-from tests.daemon_tree import free_ports, start, stop
+from tests.daemon_tree import free_ports
+from tests.forks import start, stop
 from tests.processes import NodeProcess
 from tests.toy import KNOWN, TOOLS, learn, make_base, rows
 from tests.toy_tree import head_of, make_parent, put_toy_release
