@@ -16,8 +16,9 @@ from node.settings import load_settings
 from tests.daemon_actors import REFUSED
 from tests.daemon_log import unproven
 from tests.daemon_state import history, listed, lost, problems, result
-from tests.daemon_tree import CHILD, LONGEST_S, OFFER, PARENT, PLACES, POLL_S, SIBLING, Tree
+from tests.daemon_tree import CHILD, OFFER, PARENT, PLACES, POLL_S, SIBLING, Tree
 from tests.faults.shim import Fault, survived
+from tests.forks import LONGEST_S
 
 KILLED = -9
 BESIDE = {OFFER: CHILD, CHILD: OFFER}  # who works in the same home

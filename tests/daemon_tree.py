@@ -8,14 +8,11 @@ known here.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
 import socket
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -23,50 +20,16 @@ from pathlib import Path
 from typing import Final
 
 from tests.daemon_actors import offer, up
-from tests.faults.shim import Fault, preloaded
+from tests.faults.shim import Fault
+from tests.forks import LONGEST_S, start, stop
 
 PARENT: Final = "parent"
 CHILD: Final = "child"
 SIBLING: Final = "sibling"
 OFFER: Final = "offer"  # the child's command that publishes; it works in the child's home
 PLACES: Final = {PARENT: "en", CHILD: "en/shapes", SIBLING: "en/tools"}
-LONGEST_S: Final = 300.0  # on a machine that does other things too; alone a cycle takes two
 POLL_S: Final = 0.02
 ROUNDS_S: Final = 0.1  # between two rounds of a daemon
-
-# What daemons and commands import on their way: imported once, in the server that the processes are forked from.
-IMPORTED: Final = (
-    "tests.daemon_actors", "tests.toy", "node.api.app", "node.api.server", "node.models", "node.passing_up",
-    "node.promotions", "node.rebasing", "sync.consolidate", "sync.promote", "sync.rebase", "sync.repeated",
-    "sync.score", "sync.train", "anyio._backends._asyncio", "encodings.idna", "pydantic.v1",
-    "peft.utils.transformers_weight_conversion", "transformers.models.llama.modeling_llama",
-    "tuf.api.serialization.json", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
-    "uvicorn.protocols.websockets.auto",
-)  # fmt: skip
-
-_forks = multiprocessing.get_context("forkserver")
-
-
-def prepare(library: Path | None = None) -> None:
-    """Start the server that processes are forked from; with `library`, the shim is loaded into each of them."""
-    multiprocessing.set_forkserver_preload(list(IMPORTED))
-    with preloaded(library):
-        start(os.getpid).join(LONGEST_S)
-
-
-def start(what: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Fork a process that does one thing."""
-    process = _forks.Process(target=what, args=arguments)
-    process.start()
-    return process
-
-
-def stop(process: BaseProcess) -> None:
-    """End a process as a power cut would; nothing if it has ended."""
-    process.kill()
-    process.join(LONGEST_S)
-    if process.is_alive():
-        raise AssertionError(f"process {process.pid} does not end when it is killed")
 
 
 @dataclass

@@ -12,21 +12,15 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from node.cli.group import QUIET_LIBRARIES
-from node.context import Node, opened_node
-from node.settings import load_settings
-from registry.errors import BanyanError
-from registry.paths import NodePath, Ref
-from tests.killed_work import CARDS, LONGEST_S, NUMBERS, WORKS, Work
-from tests.world import utc_now
+from tests.forks import LONGEST_S, prepare
+from tests.killed_work import WORKS, Work
 
 DAEMON = "daemon"
 ALLOWANCE = 1.05  # kills also fall a little after the usual end
@@ -57,7 +51,7 @@ def kill_often(work: Work, times: int, seed: int) -> Outcome:
         moment_s = moments.uniform(0, usual_s * ALLOWANCE)
         try:
             process.wait(moment_s)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             process.kill()
             killed += 1
         where = f"kill {number + 1}, {moment_s:.3f} s of {usual_s:.3f} s"
@@ -80,7 +74,7 @@ def kill_test(name: str, folder: Path, times: int, seed: int) -> Outcome:
 
 def daemon_test(times: int, seed: int, only: int | None) -> int:
     """Kill the processes of a tree; the number of problems."""
-    from tests.daemon_tree import Tree, prepare
+    from tests.daemon_tree import Tree
     from tests.faults.shim import compiled
     from tests.killed_daemon import kill_daemons
 
@@ -96,44 +90,6 @@ def daemon_test(times: int, seed: int, only: int | None) -> int:
     return len(campaign.found)
 
 
-def act(what: str, folder: Path) -> None:
-    """What the killed process does; it says when it begins, so that kills fall into the work and not into imports."""
-    home, do = ACTS[what](folder)
-    with opened_node(load_settings({"home": home})) as node:
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        do(node)
-
-
-def _clone(folder: Path) -> tuple[Path, Callable[[Node], object]]:
-    import sync.delta  # noqa: F401  what a clone imports on its way
-    from node.clone import clone
-
-    return folder / "child", lambda node: clone(node, Ref.parse("en/finance"), folder / "out", now=utc_now())
-
-
-def _finetune(folder: Path) -> tuple[Path, Callable[[Node], object]]:
-    from transformers import LlamaForCausalLM  # noqa: F401  the same
-
-    from node.finetune import FinetuneRequest, finetune
-    from sync.train import TrainPlan
-
-    plan = TrainPlan(rank=4, alpha=4.0, epochs=3, batch_tokens=512, learning_rate=1e-2, checkpoint_every_s=0.0)
-    request = FinetuneRequest(folder / "rows.jsonl", plan=plan, score_rows=8)
-    return folder / "home", lambda node: finetune(node, NodePath.parse(NUMBERS), request)
-
-
-def _publish(folder: Path) -> tuple[Path, Callable[[Node], object]]:
-    from node.publish import publish
-
-    return folder / "child", lambda node: publish(
-        node, NodePath.parse(CARDS), None, 0, lambda outgoing: True, now=utc_now()
-    )
-
-
-ACTS = {"clone": _clone, "finetune": _finetune, "publish": _publish}  # what `inbox` kills works for a publish
-
-
 def main() -> int:
     """Run the kinds that were named; the exit code is 0 when nothing went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,23 +97,16 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="the number of one cycle of the daemon")
-    parser.add_argument("--do", choices=ACTS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
-    if given.do:
-        try:
-            act(given.do, given.folder)
-        except BanyanError as error:
-            sys.stderr.write(f"{error.message}\n")
-            return 4
-        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     problems = 0
     for name in given.work or WORKS:
         if name == DAEMON:
             problems += daemon_test(given.times, given.seed, given.only)
             continue
+        prepare()
         with tempfile.TemporaryDirectory() as folder:
             outcome = kill_test(name, Path(folder), given.times, given.seed)
         summary = (

@@ -10,9 +10,9 @@ import hashlib
 import json
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +20,12 @@ from node.context import opened_node
 from node.settings import load_settings
 from registry.store import select
 from registry.tables import RunRow, UpdateRow
-from tests.processes import NodeProcess, end, first_line, start
+from tests.daemon_tree import free_ports
+from tests.forks import LONGEST_S, start_ready, stop
+from tests.killed_acts import CARDS, NUMBERS, act, serve
 from tests.world import enrol_child, make_node, own_work, put_base, put_release, snapshot, utc_now
 
-CARDS = "en/finance/cards"
-NUMBERS = "en/numbers"
 ADAPTER = b"an adapter that is long enough to be cut" * 100_000  # 4 MB
-LONGEST_S = 120.0
 CLONE_FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "lineage.json"}
 
 
@@ -59,22 +58,22 @@ class Work:
 class Command:
     """A command that works on the homes in a folder."""
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
 
     @classmethod
     def begin(cls, what: str, folder: Path) -> Command:
         """Start it; returns when its work begins."""
-        process = start("-m", "tests.kill_test", "--do", what, "--folder", folder)
-        first_line(process)
-        return cls(process)
+        return cls(start_ready(act, what, folder))
 
     def wait(self, timeout: float | None = None) -> int:
-        self.process.wait(timeout)
-        return end(self.process)
+        """Its exit code. Raises TimeoutError where it still runs."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise TimeoutError
+        return self.process.exitcode
 
     def kill(self) -> None:
-        self.process.kill()
-        end(self.process)
+        stop(self.process)
 
 
 def finish(what: str, folder: Path) -> None:
@@ -107,18 +106,19 @@ class Family:
         top = put_release(parent, "en", manifest)
         pin = put_release(parent, "en/finance", manifest, above=top)
         parent.close()
-        self.server = NodeProcess.start(self.parent)
-        self.port = self.server.port
+        (self.port,) = free_ports(1)
+        url = f"http://127.0.0.1:{self.port}"
+        self.serve()
         child = make_node(self.child, CARDS)
         parent = make_node(self.parent, "en", "en/finance")
-        enrol_child(child, parent, self.server.url, CARDS)
+        enrol_child(child, parent, url, CARDS)
         parent.close()
         if with_own_work:
             from node.trust import trusted_keys
             from sync.pull import fetch_release
 
             fetch_release(
-                child.peer(self.server.url),
+                child.peer(url),
                 pin,
                 trusted=trusted_keys(child, utc_now()),
                 store=child.store,
@@ -145,16 +145,15 @@ class Family:
 
     def serve(self) -> None:
         """Start the parent, always on the same port."""
-        self.server = NodeProcess.start(self.parent, self.port)
+        self.server = start_ready(serve, self.parent, self.port)
 
     def stop(self) -> None:
         """End the parent, if it runs."""
-        if self.server.process.poll() is None:
-            self.server.kill()
+        stop(self.server)
 
     def finish(self, what: str) -> None:
         """Run a command of the child to its end."""
-        if self.server.process.poll() is not None:
+        if not self.server.is_alive():
             self.serve()
         finish(what, self.folder)
 

@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.daemon_tree import CHILD, OFFER, PARENT, SIBLING, Tree, prepare
+from tests.daemon_tree import CHILD, OFFER, PARENT, SIBLING, Tree
 from tests.faults.cycle import faulty_cycle
 from tests.faults.shim import Kind, compiled
+from tests.forks import prepare
 from tests.killed_daemon import Usual, usual_cycle
 
 

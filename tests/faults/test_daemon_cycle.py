@@ -14,8 +14,8 @@ import pytest
 
 import tests.daemon_tree
 from tests.daemon_cycle import Cycle
-from tests.daemon_tree import CHILD, OFFER, PARENT, SIBLING, Tree, prepare
-from tests.faults.shim import Fault, Kind, compiled, compiler
+from tests.daemon_tree import CHILD, OFFER, PARENT, SIBLING, Tree
+from tests.faults.shim import Fault, Kind, compiler
 from tests.faults.torn import TORN, torn_up
 from tests.killed_daemon import Usual, usual_cycle
 
@@ -23,10 +23,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compil
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    folder = tmp_path_factory.mktemp("tree")
-    prepare(compiled(folder))
-    made = Tree.make(folder / "tree")
+def tree(forks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    made = Tree.make(tmp_path_factory.mktemp("tree") / "tree")
     yield made
     made.stop_all()
 

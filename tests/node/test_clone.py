@@ -28,7 +28,6 @@ from registry.tables import PeerRow
 from sync.chain import stored_chain
 from sync.delta import Delta, Factor, read_adapter, stack, write_adapter
 from sync.model import load_model
-from tests.kill_test import kill_test
 from tests.world import enrol_child, make_node, own_work, put_base, put_release, put_tree, snapshot, utc_now
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers so
@@ -270,9 +269,3 @@ def test_what_a_killed_clone_left_is_removed(tree: Tree, tmp_path: Path) -> None
     (tmp_path / f".out.{os.getppid()}.partial").mkdir()  # of a process that runs: it stays
     take(tree, "en", tmp_path / "out")
     assert [file.name for file in tmp_path.glob(".out.*")] == [f".out.{os.getppid()}.partial"]
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["clone", "finetune", "publish", "inbox"])
-def test_work_killed_at_any_moment_is_finished_by_the_same_command(tmp_path: Path, name: str) -> None:
-    assert kill_test(name, tmp_path, times=2, seed=1).problems == []

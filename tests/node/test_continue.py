@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from node.cli import main
@@ -24,13 +22,6 @@ from sync.continual import Method
 from tests.node.conftest import anchor_rows
 from tests.node.conftest import own_rows as even_rows
 from tests.node.test_finetune import PATH, PLAN, data_file, head
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def colour_rows(count: int) -> list[Row]:

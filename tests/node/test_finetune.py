@@ -8,10 +8,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from node import preparation, training
 from node.context import Node
@@ -34,13 +32,6 @@ from tests.world import snapshot
 
 PATH = NodePath.parse("en/numbers")
 PLAN = TrainPlan(rank=4, alpha=4.0, epochs=2, batch_tokens=512, learning_rate=1e-2, checkpoint_every_s=0.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def data_file(folder: Path, rows: list[Row], name: str = "rows.jsonl") -> Path:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from node.api.app import create_app
@@ -65,13 +64,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         pytest.skip(f"cannot mount here: {mounted.stderr.decode()}")
     yield Disk(root)
     subprocess.run(["umount", "--lazy", str(root)], check=True, timeout=30)
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def call(home: Path, *words: str | Path) -> tuple[int, dict[str, Any]]:

@@ -4,14 +4,17 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Semaphore
 
 import httpx
 import pytest
 import torch
 
+from node import daemon
 from node.api.app import create_app
 from node.cli.publish import _leaving, described
 from node.context import Node
@@ -526,3 +529,23 @@ def test_what_is_shown_says_whose_answers_leave() -> None:
     shown = str(_leaving(described(outgoing)))
     assert "1 prompts, each with this model's own answer; your answers stay here" in shown
     assert "'and now?' after 2 earlier turns, which travel too -> \"the model's words\"" in shown
+
+
+def test_a_parent_decides_when_an_update_is_whole_and_not_at_its_next_look(
+    tmp_path: Path, serve: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would look again tomorrow. The update is no adapter at all, so that its verdict takes no model."""
+    looked, look = Semaphore(0), daemon._Loops._compute
+
+    def counted(loops: daemon._Loops, now: datetime) -> None:
+        look(loops, now)
+        looked.release()
+
+    monkeypatch.setattr(daemon._Loops, "_compute", counted)
+    with closing(make_node(tmp_path / "parent", "en", "en/finance", poll_interval_s=86_400.0)) as parent:
+        family = make_family(tmp_path, parent, serve(create_app(parent)))
+        with closing(family.child), daemon.rounds(parent):
+            assert looked.acquire(timeout=60)  # the look of the start
+            digest = send(family).digest
+            assert looked.acquire(timeout=60)
+            assert show_update(parent, digest, utc_now()).summary.state == "rejected"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from tests.node.conftest import own_rows
 from tests.world import snapshot
 
 SMALL = ("--rank", "4", "--epochs", "2", "--batch-tokens", "512", "--learning-rate", "0.01", "--score-rows", "8")
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

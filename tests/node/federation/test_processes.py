@@ -1,4 +1,4 @@
-"""Rounds over real processes: SuperLink, four SuperNodes, the commands that serve and run them."""
+"""Rounds over real processes: SuperLinks, SuperNodes, the commands that serve and run them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from node.federation.joining import Joined, join
 from node.federation.running import records
 from node.federation.training import trainer
 from node.settings import Settings
+from registry.documents import BaseManifest
 from registry.errors import LocalFailure
 from registry.paths import NodePath
 from registry.rows import write_rows
 from registry.tables import HeadRow
-from sync.chain import release_row
+from sync.chain import release_row, stored_chain
 from sync.consolidate import merge
 from sync.delta import Delta, Factor, read_adapter
 from sync.federation.contributions import Asked
 from tests.processes import ROOT, node_process
 from tests.toy import KNOWN, SHAPES, TOOLS, rows
-from tests.toy_tree import SETTINGS, head_of, make_parent
+from tests.toy_tree import SETTINGS, head_of, make_parent, put_toy_release
 from tests.world import enrol_child, make_node, utc_now
 
 START_S = 120.0
@@ -88,35 +89,46 @@ def taking_part(home: Path, parent: Node, url: str, path: str, stop: threading.E
         hand_over(parent, child)
         data = home / "rows.jsonl"
         write_rows([*rows(TABLES[path]), *rows(KNOWN)], data)
-
-        def take_part() -> None:
-            def ready(joined: Joined) -> None:
-                assert joined.path == path
-                taking.here.set()
-
-            try:
-                join(child, NodePath.parse(path), data, ready, stop)
-            except LocalFailure as failure:
-                taking.ended.append(failure.message)
-
-        taking = Taking(child, threading.Thread(target=take_part))
-        taking.thread.start()
-        try:
+        with joining_rounds(child, path, data, stop) as taking:
             yield taking
-        finally:
-            stop.set()
-            taking.thread.join(START_S)
-            assert not taking.thread.is_alive()
+
+
+@contextmanager
+def joining_rounds(child: Node, path: str, data: Path | None, stop: threading.Event) -> Iterator[Taking]:
+    """`node federate join` in a thread of ours, ended with the block."""
+
+    def take_part() -> None:
+        def ready(joined: Joined) -> None:
+            assert joined.path == path
+            taking.here.set()
+
+        try:
+            join(child, NodePath.parse(path), data, ready, stop)
+        except LocalFailure as failure:
+            taking.ended.append(failure.message)
+
+    taking = Taking(child, threading.Thread(target=take_part))
+    taking.thread.start()
+    try:
+        yield taking
+    finally:
+        stop.set()
+        taking.thread.join(START_S)
+        assert not taking.thread.is_alive()
 
 
 def hand_over(parent: Node, child: Node) -> None:
     """What a pull brings, without its checks, which are tested elsewhere and take their time."""
     shutil.copytree(parent.home.blobs, child.home.blobs, dirs_exist_ok=True)
-    link = head_of(parent, "en")
+    top = str(parent.paths[0])
+    with parent.store.read() as session:
+        head = session.get(HeadRow, top)
+    assert head is not None
     with child.store.transaction() as session:
-        session.add(release_row(link, own=False))
-        session.flush()
-        session.merge(HeadRow(path="en", release=link.digest, changed=utc_now()))
+        for link in stored_chain(parent.store, parent.blobs, head.release):
+            session.add(release_row(link, own=False))
+            session.flush()
+        session.merge(HeadRow(path=top, release=head.release, changed=utc_now()))
 
 
 def kill_supernode(home: Path) -> None:
@@ -184,3 +196,53 @@ def test_rounds_over_processes_with_a_liar_and_one_that_is_lost(
     made = read_adapter(parent.blobs.path(release.adapter.file.sha256), release.adapter.shape)
     for name, factor in expected.items():
         assert torch.equal(made[name].product(), factor.product())
+
+
+def run_of(home: Path, path: str, *words: str) -> dict[str, Any]:
+    """`node federate run` to its end."""
+    usual = ("--deadline", str(DEADLINE_S), "--set", "consolidate_epochs=0")
+    with spoken(home, "run", path, *words, *usual) as run:
+        out, _ = run.communicate(timeout=START_S + DEADLINE_S)
+    found: dict[str, Any] = json.loads(out)
+    assert run.returncode == 0, found
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_an_inner_node_takes_part_above_while_it_serves_below(toy_base: Path, tmp_path: Path) -> None:
+    """What two leaves learned in the rounds of `en` is what `en` brings to the rounds of `master`."""
+    root, stop = make_parent(tmp_path / "root", toy_base, "master"), threading.Event()
+    made = make_node(tmp_path / "inner", "en", **SETTINGS)
+    with ExitStack() as stack:
+        for node in (root, made):
+            stack.enter_context(closing(node))
+        stack.callback(stop.set)
+        above = stack.enter_context(node_process(root.home.root))
+        enrol_child(made, root, above, "en")
+        inner = Node(made.home, Settings(home=made.home.root), made.store, made.blobs, made.key)
+        hand_over(root, inner)
+        top = head_of(root, "master")
+        base = BaseManifest.from_bytes(inner.blobs.read(top.release.base, 1 << 20))
+        put_toy_release(inner, "en", base, above=top.pin, anchors=rows(KNOWN))
+        url = stack.enter_context(node_process(inner.home.root))
+        for node in (root, inner):
+            serving = stack.enter_context(spoken(node.home.root, "serve", "--port", "0"))
+            heard(serving, "rounds are served at 127.0.0.1:")
+        brings = stack.enter_context(joining_rounds(inner, "en", None, stop))
+        leaves = [
+            stack.enter_context(taking_part(tmp_path / path.replace("/", "."), inner, url, path, stop))
+            for path in ("en/shapes", "en/tools")
+        ]
+        for one in (brings, *leaves):
+            assert one.here.wait(START_S)
+        assert run_of(inner.home.root, "en", "--rounds", "1", "--least", "2", "--rank", "8")["version"] == 2
+        found = run_of(root.home.root, "master", "--rounds", "1", "--least", "1", "--rank", "16")
+    assert [(one["path"], one["outcome"]) for one in found["rulings"]] == [("en", "accepted")]
+    here, there = head_of(inner, "en").release, head_of(root, "master").release
+    assert there.version == found["version"] == 2
+    assert here.adapter is not None
+    assert there.adapter is not None
+    learned = read_adapter(inner.blobs.path(here.adapter.file.sha256), here.adapter.shape)
+    arrived = read_adapter(root.blobs.path(there.adapter.file.sha256), there.adapter.shape)
+    for name, factor in learned.items():
+        assert torch.allclose(arrived[name].product(), factor.product(), atol=1e-6)
