@@ -43,7 +43,12 @@ def _load_outline(folder: str) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with LOADING:
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, device_map="meta", output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            device_map="meta",
+            dtype="float32",
+            output_loading_info=True,
         )
     for kind, keys in (("lacks", found["missing_keys"]), ("has in another shape", found["mismatched_keys"])):
         if keys:

@@ -74,7 +74,9 @@ def _encoder(folder: Path) -> SentenceTransformer:
     disable_progress_bar()
     try:
         with LOADING:
-            return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+            return SentenceTransformer(
+                str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
+            )
     except (OSError, ValueError, KeyError) as error:
         raise BadData(f"the embedding model in {folder} cannot be loaded: {error}") from error
 

@@ -132,6 +132,19 @@ def test_shards_come_in(node: Node, tmp_path: Path) -> None:
     assert done.folder.parameters == sum(t.numel() for t in load_file(folder / "model.safetensors").values())
 
 
+def test_no_other_thread_is_given_the_type_of_a_model_that_comes_in(
+    node: Node, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers makes torch's default while it builds a model holds for all threads."""
+    kept = load_file(model / "model.safetensors")
+    save_file({name: one.bfloat16() for name, one in kept.items()}, model / "model.safetensors", {"format": "pt"})
+    edit(model / "config.json", lambda config: config.update(dtype="bfloat16"))
+    meanwhile: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "set_default_dtype", meanwhile.append)
+    bring(node, model)
+    assert set(meanwhile) == {torch.float32}
+
+
 def test_what_does_not_belong_stays_out(node: Node, model: Path) -> None:
     for name in ("training_args.bin", "modeling_tiny.py", "optimizer.pt", "notes.txt"):
         (model / name).write_bytes(b"\x80\x04.")
