@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,7 @@ def run(study: Study) -> dict[str, Any]:
     deltas = [trained(job, study.work, judge.loaded) for job in jobs]
     found: list[list[CheckResult]] = []
     for number, (job, delta) in enumerate(zip(jobs, deltas, strict=True)):
-        alone = judge.alone(delta, job.rows, job.path)
-        found.append([*alone, *judge.beside(delta, cohort_of(number, deltas))])
+        found.append([*chain.from_iterable(judge.stages(delta, cohort_of(number, deltas), job.rows, job.path))])
         study.say(f"calibrate: {number + 1} of {len(jobs)}")
     record = {
         "setting": {"adapters": len(jobs), "beside": list(BESIDE)},

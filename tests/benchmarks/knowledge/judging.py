@@ -1,12 +1,12 @@
 """The checks of a parent at work on adapters in memory: what it takes of one alone, and beside a cohort.
 
 It is what `sync.inspection` does with stored updates, stage by stage with the same functions and the thresholds of a
-node's settings. What an adapter does alone takes seconds and is kept by its digest.
+node's settings. What an adapter does to the model takes seconds and is kept by its digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ from tests.benchmarks.knowledge.study import Study, known
 KNOWN_ROWS: Final = 200  # of the 1,100 that a node has: every check is a pass over them
 SHOWN: Final = 40  # of a sender's requests travel
 CANARY_DRAWS: Final = 3  # of as many canaries as a node draws, so that luck can be told from loss
-VERSION: Final = 2  # of what is kept: to be raised where the checks of one update measure something else
+VERSION: Final = 3  # of what is kept: to be raised where the checks of one update measure something else
 RELEASE: Final = "0" * 64  # the parent serves the bundled base itself
 
 
@@ -69,56 +69,62 @@ class Judge:
         """Prompts that the release says to itself, as nodes of different keys would draw them (G9)."""
         return drawn_canaries(self.loaded, {row.task for row in self.known}, PARENT)
 
-    def alone(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
-        """Stages 3 (beside the base), 6 and 7; of `asked`, the sender's requests, so many as its transfer set shows."""
-        asked = asked[:SHOWN]
-        what = {"alone": delta_digest(delta), "sender": sender, "checks": VERSION, "rows": KNOWN_ROWS}
+    def accepts(self, delta: Delta, others: Sequence[Delta], asked: Sequence[Row], sender: str) -> bool:
+        """Whether every check passes; none is made after a stage that fails."""
+        return all(one.passed for stage in self.stages(delta, others, asked, sender) for one in stage)
+
+    def stages(
+        self, delta: Delta, others: Sequence[Delta], asked: Sequence[Row], sender: str
+    ) -> Iterator[list[CheckResult]]:
+        """Stages 3 to 5 beside the base and a cohort, 6, and 7, which runs the model: made when they are asked for.
+
+        Of `asked`, the sender's requests, so many are taken as its transfer set shows.
+        """
+        limits = self.thresholds
+        yield self.beside(delta, others)
+        yield [check_root(delta, self.reference, len(self.known), min_cosine=limits.root_min_cosine)]
+        yield self.behaviour(delta, asked[:SHOWN], sender)
+
+    def behaviour(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
+        """Stage 7: what is left of known rows, and what triggers bring out."""
+        what = {"behaviour": delta_digest(delta), "sender": sender, "checks": VERSION, "rows": KNOWN_ROWS}
         asked_digest = digest_of([row.input for row in asked])
         record = self.study.cell(
             {**what, "asked": asked_digest},
-            lambda: {"results": [one.model_dump() for one in self._alone(delta, asked, sender)]},
+            lambda: {"results": [one.model_dump() for one in self._behaviour(delta, asked, sender)]},
         )
         return [self._again(CheckResult(**one)) for one in record["results"]]
 
     def _again(self, kept: CheckResult) -> CheckResult:
         """A kept result under the thresholds of now."""
-        value, limits = kept.value, self.thresholds
-        if value is not None and kept.name == "root.cosine":
-            return kept.model_copy(
-                update={"threshold": limits.root_min_cosine, "passed": value >= limits.root_min_cosine}
-            )
-        if value is not None and kept.name == "behaviour.triggers":
-            most = limits.triggers_max_collapse
-            return kept.model_copy(update={"threshold": most, "passed": value <= most})
-        return kept
+        if kept.value is None or kept.name != "behaviour.triggers":
+            return kept
+        most = self.thresholds.triggers_max_collapse
+        return kept.model_copy(update={"threshold": most, "passed": kept.value <= most})
 
-    def _alone(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
-        limits, loaded = self.thresholds, self.loaded
-        results = check_size(norms_of(delta), self.weights, [], z_limit=limits.size_max_z)[:1]
-        results.append(check_terms(delta, self.weights))
-        results.append(check_root(delta, self.reference, len(self.known), min_cosine=limits.root_min_cosine))
-        before, release = self.before, base_model()
+    def _behaviour(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
+        limits, loaded, before, release = self.thresholds, self.loaded, self.before, base_model()
         probes = [*probes_of(self.known, PARENT, "probes"), *probes_of(asked, sender, "probes")]
         add(loaded, delta)
         try:
-            results += check_behaviour(
+            results = check_behaviour(
                 before, loaded, self.known, [], path=PARENT, sender=sender, max_loss_points=limits.max_loss_points
             )
-            results.append(
-                probe_triggers(loaded, asked_by(release), probes, "probes", max_collapse=limits.triggers_max_collapse)
-            )
+            if not all(one.passed for one in results):
+                return results
+            most = limits.triggers_max_collapse
+            return [*results, probe_triggers(loaded, asked_by(release), probes, "probes", max_collapse=most)]
         finally:
             self.loaded = base_model()  # not minus the delta: of one that is too large something would be left
-        return results
 
     def beside(self, delta: Delta, others: Sequence[Delta]) -> list[CheckResult]:
-        """Stages 3 to 5 beside a cohort."""
+        """Stages 3 to 5, beside the base and a cohort."""
         limits = self.thresholds
         norms, form = self.measured(delta)
         measured = [self.measured(other) for other in others]
-        size = check_size(norms, self.weights, [one for one, _ in measured], z_limit=limits.size_max_z)
         return [
-            *size[1:],
+            *check_size(norms, self.weights, [one for one, _ in measured], z_limit=limits.size_max_z),
+            check_terms(delta, self.weights),
             *check_spectrum(form, [one for _, one in measured], max_z=limits.spectrum_max_z),
             *check_siblings(gram([delta, *others]), max_z=limits.siblings_max_z, max_cosine=limits.siblings_max_cosine),
         ]

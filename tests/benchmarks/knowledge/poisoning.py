@@ -130,10 +130,7 @@ def adaptive(field: Field, cohort: Cohort) -> list[Delta]:
         rows = cohort.shop.train[at::7]
 
         def passes(delta: Delta, rows: Sequence[Row] = rows) -> bool:
-            beside = field.judge.beside(delta, cohort.honest)
-            if not all(one.passed for one in beside):
-                return False
-            return all(one.passed for one in field.judge.alone(delta, rows, "en/finance/attacker"))
+            return field.judge.accepts(delta, cohort.honest, rows, "en/finance/attacker")
 
         sent.append(attacks.adaptive(own, harmful, passes, most=cohort.n / len(cohort.own), steps=7)[0])
     return sent
@@ -234,7 +231,7 @@ def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int)
     cohort = field.cohort(skew, n, liars, seed)
     sent = [*cohort.honest, *ATTACKS[attack](field, cohort)]
     passed = [
-        accepted(field, delta, sent[:at] + sent[at + 1 :], job)
+        field.judge.accepts(delta, sent[:at] + sent[at + 1 :], job.rows, job.path)  # quarantined is not merged either
         for at, (delta, job) in enumerate(zip(sent, cohort.jobs, strict=True))
     ]
     measured: dict[tuple[float, ...], dict[str, float]] = {}
@@ -246,14 +243,6 @@ def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int)
             measured[key] = outcome(field, sent, chosen, cohort.shop.tests)
         record["defences"][defence] = measured[key]
     return record
-
-
-def accepted(field: Field, delta: Delta, others: Sequence[Delta], job: Job) -> bool:
-    """Whether every check passes: what is only quarantined waits for a person, and is not merged."""
-    beside = field.judge.beside(delta, others)
-    return all(one.passed for one in beside) and all(
-        one.passed for one in field.judge.alone(delta, job.rows, job.path)
-    )  # fmt: skip
 
 
 def weights_of(defence: str, sent: Sequence[Delta], passed: Sequence[bool], liars: int) -> Tensor:
