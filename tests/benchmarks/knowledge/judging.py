@@ -17,7 +17,7 @@ from registry.rows import Row
 from simulations.learning.trained import digest_of
 from sync.aggregate.geometry import gram
 from sync.checks.behaviour import check_behaviour
-from sync.checks.probes import asked_by, probes_of
+from sync.checks.probes import Answers, asked_by, once, probes_of
 from sync.checks.root_set import check_root, root_update
 from sync.checks.siblings import check_siblings
 from sync.checks.size import check_size, check_terms, norms_of
@@ -58,6 +58,11 @@ class Judge:
     def before(self) -> list[bool]:
         """Which of the known rows the release answers."""
         return evaluate_rows(self.loaded, self.known, PARENT)[1]
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the release says, asked once for each prompt."""
+        return once(asked_by(base_model()))
 
     @cached_property
     def reference(self) -> Delta | None:
@@ -103,7 +108,7 @@ class Judge:
         return kept.model_copy(update={"threshold": most, "passed": kept.value <= most})
 
     def _behaviour(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
-        limits, loaded, before, release = self.thresholds, self.loaded, self.before, base_model()
+        limits, loaded, before = self.thresholds, self.loaded, self.before
         probes = [*probes_of(self.known, PARENT, "probes"), *probes_of(asked, sender, "probes")]
         add(loaded, delta)
         try:
@@ -113,7 +118,7 @@ class Judge:
             if not all(one.passed for one in results):
                 return results
             most = limits.triggers_max_collapse
-            return [*results, probe_triggers(loaded, asked_by(release), probes, "probes", max_collapse=most)]
+            return [*results, probe_triggers(loaded, self.answers, probes, "probes", max_collapse=most)]
         finally:
             self.loaded = base_model()  # not minus the delta: of one that is too large something would be left
 

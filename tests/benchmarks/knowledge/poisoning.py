@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from registry.rows import Row
+from simulations.learning.trained import digest_of
 from simulations.poison import weights as attacks
 from simulations.poison.rows import Trigger, triggered
 from sync.aggregate.geometry import gram, weighted
 from sync.aggregate.robust import geometric_median, mixed, multi_krum, nearest_neighbour_mixing
 from sync.delta import Delta
-from tests.benchmarks.knowledge.children import Job, base_digest, trained
+from tests.benchmarks.knowledge.children import Job, base_digest, delta_digest, trained
 from tests.benchmarks.knowledge.cohorts import SHARES, SKEWS, TRIGGER, Shop, backdoored, flipped, shop
 from tests.benchmarks.knowledge.judging import Judge
 from tests.benchmarks.knowledge.study import Study
@@ -59,6 +60,7 @@ class Field:
         self.study, self.judge = study, Judge(study)
         self.shops = {skew: shop(study, skew) for skew in SKEWS}
         self.kept: dict[str, Delta] = {}
+        self.outcomes: dict[str, dict[str, float]] = {}  # of merged models: without the liars they are often the same
 
     def delta(self, job: Job) -> Delta:
         """The adapter of a job."""
@@ -234,15 +236,11 @@ def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int)
         field.judge.accepts(delta, sent[:at] + sent[at + 1 :], job.rows, job.path)  # quarantined is not merged either
         for at, (delta, job) in enumerate(zip(sent, cohort.jobs, strict=True))
     ]
-    measured: dict[tuple[float, ...], dict[str, float]] = {}
-    record: dict[str, Any] = {"passed": passed, "defences": {}}
-    for defence in DEFENCES:
-        chosen = weights_of(defence, sent, passed, liars)
-        key = tuple(round(weight, 6) for weight in chosen.tolist())
-        if key not in measured:
-            measured[key] = outcome(field, sent, chosen, cohort.shop.tests)
-        record["defences"][defence] = measured[key]
-    return record
+    found = {
+        defence: outcome(field, sent, weights_of(defence, sent, passed, liars), cohort.shop.tests)
+        for defence in DEFENCES
+    }
+    return {"passed": passed, "defences": found}
 
 
 def weights_of(defence: str, sent: Sequence[Delta], passed: Sequence[bool], liars: int) -> Tensor:
@@ -266,12 +264,15 @@ def weights_of(defence: str, sent: Sequence[Delta], passed: Sequence[bool], liar
 def outcome(field: Field, sent: Sequence[Delta], chosen: Tensor, tests: Sequence[Row]) -> dict[str, float]:
     """New and old knowledge at the parent, the canaries that answer as before, and the success of the backdoor."""
     merged = weighted(sent, chosen)
-    return {
-        "new": field.judge.right(merged, tests),
-        "old": field.judge.right(merged, field.judge.known[:100]),
-        "success": success(field, merged, tests),
-        "canaries": field.judge.right(merged, [row for draw in field.judge.canaries for row in draw]),
-    }
+    digest = digest_of([delta_digest(merged), [row.input for row in tests]])
+    if digest not in field.outcomes:
+        field.outcomes[digest] = {
+            "new": field.judge.right(merged, tests),
+            "old": field.judge.right(merged, field.judge.known[:100]),
+            "success": success(field, merged, tests),
+            "canaries": field.judge.right(merged, [row for draw in field.judge.canaries for row in draw]),
+        }
+    return field.outcomes[digest]
 
 
 def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
