@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,18 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         Study, "rows", lambda self, name, *, lang="", domain="", subdomain="": few(f"{name} {lang}{subdomain}")
     )
     return Study(tmp_path, tmp_path / "work", seeds=1, smallest=True, say=lambda line: None)
+
+
+def makes_squares(study: Study) -> Callable[[int], dict[str, int]]:
+    return lambda one: study.cell({"study": "squares", "of": one}, lambda: {"square": one * one, "pid": os.getpid()})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_cells_that_the_study_then_reads(tmp_path: Path, workers: int) -> None:
+    study = Study(tmp_path, tmp_path / "work", workers=workers)
+    found = {one: makes_squares(study)(one) for one in study.each([2, 3, 4], makes_squares)}
+    assert {one: record["square"] for one, record in found.items()} == {2: 4, 3: 9, 4: 16}
+    assert (os.getpid() in {record["pid"] for record in found.values()}) == (workers == 1)
 
 
 def test_a_sequence_goes_through_its_stages_and_is_found_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

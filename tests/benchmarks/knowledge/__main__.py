@@ -1,6 +1,7 @@
 """Studies of what becomes of knowledge on its way through the tree: run them and write what they found.
 
-    python -m tests.benchmarks.knowledge merging poisoning --data ../shared/data/tree --work ~/.cache/banyan-studies
+    python -m tests.benchmarks.knowledge merging --data ../shared/data/tree --work ~/.cache/banyan-studies
+    python -m tests.benchmarks.knowledge poisoning --data ../shared/data/tree --work ~/.cache/banyan-studies --workers 2
 
 A study goes on where it was stopped, here or on another machine (`cells.jsonl`). Its record, with the machine and the
 date, replaces the one of its name in the file of results; plots are written beside it.
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for what takes long and is kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"), help="file of results")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one core each, for what measures no time")
     parser.add_argument("--smallest", action="store_true", help="the smallest size of each: to see whether it runs")
     given = parser.parse_args(arguments)
     if not (given.data / "banking77").is_dir():
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tests.benchmarks.knowledge.study import Study, share_cells
     from tests.benchmarks.machine import describe_machine
 
-    study = Study(given.data, given.work, given.seeds, given.smallest)
+    study = Study(given.data, given.work, given.seeds, given.smallest, given.workers)
     for name in given.names:
         module = importlib.import_module(f"tests.benchmarks.knowledge.{name}")
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -32,11 +32,14 @@ def run(study: Study) -> dict[str, Any]:
     """Train what is not there yet, judge every child, say how often each check failed."""
     jobs = honest_jobs(study)
     judge = Judge(study)
-    deltas = [trained(job, study.work, judge.loaded) for job in jobs]
-    found: list[list[CheckResult]] = []
-    for number, (job, delta) in enumerate(zip(jobs, deltas, strict=True)):
-        found.append([*chain.from_iterable(judge.stages(delta, cohort_of(number, deltas), job.rows, job.path))])
-        study.say(f"calibrate: {number + 1} of {len(jobs)}")
+    for done, job in enumerate(study.each(jobs, alone), 1):
+        alone(study, judge)(job)
+        study.say(f"calibrate: {done} of {len(jobs)}")
+    deltas = [trained(job, study.work) for job in jobs]
+    found: list[list[CheckResult]] = [
+        [*chain.from_iterable(judge.stages(delta, cohort_of(number, deltas), job.rows, job.path))]
+        for number, (job, delta) in enumerate(zip(jobs, deltas, strict=True))
+    ]
     record = {
         "setting": {"adapters": len(jobs), "beside": list(BESIDE)},
         "checks": {name: figures(name, found) for name in names_of(found)},
@@ -44,6 +47,12 @@ def run(study: Study) -> dict[str, Any]:
     }
     draw(found, study.work / "calibrate.svg")
     return record
+
+
+def alone(study: Study, judge: Judge | None = None) -> Callable[[Job], object]:
+    """What trains a child and judges it alone, which takes long and is kept."""
+    judge = judge or Judge(study)
+    return lambda job: [*judge.stages(trained(job, study.work, judge.loaded), [], job.rows, job.path)]
 
 
 def honest_jobs(study: Study) -> list[Job]:

@@ -34,6 +34,7 @@ OWN_ROWS: Final = 100  # of the child's business, that it trains nothing on
 ANSWERS: Final = 200  # of the served release, that the next one is held to
 LOUD: Final = (0.25, 0.5, 1.0, 2.0)  # times the harmful adapter
 
+Release = tuple[str, float, int]  # what is added to it, how loud, by which seed
 HARM: Final[Mapping[str, Callable[[Field, Delta, int], Delta]]] = {
     "backdoor 4 %": lambda field, release, seed: field.backdoor(seed, "backdoor-4"),
     "backdoor 10 %": lambda field, release, seed: field.backdoor(seed, "backdoor-10"),
@@ -47,16 +48,27 @@ def run(study: Study) -> dict[str, Any]:
     """The honest release, then every harm in every loudness."""
     field, seeds = Field(study), 1 if study.smallest else study.seeds
     louds = LOUD[-1:] if study.smallest else LOUD
-    wanted = [(harm, by, seed) for seed in range(seeds) for harm in HARM for by in louds]
-    cells = []
-    for harm, by, seed in [("nothing", 0.0, 0), *wanted]:
-        what = {"study": "malicious parent 1", "harm": harm, "by": by, "seed": seed, "base": base_digest()}
-        found = study.cell(what, lambda harm=harm, by=by, seed=seed: cell_of(field, harm, by, seed))
-        study.say(f"malicious parent: {harm} x {by:g} seed {seed}: {found}")
-        cells.append({**what, **found})
+    wanted = [("nothing", 0.0, 0), *((harm, by, seed) for seed in range(seeds) for harm in HARM for by in louds)]
+    found: dict[Release, dict[str, Any]] = {}
+    for release in study.each(wanted, releases):
+        found[release] = kept(field, *release)
+        study.say(f"malicious parent: {found[release]}")
+    cells = [found[release] for release in wanted]
     table = summary(cells)
     draw(table, study.work / "malicious_parent.svg")
     return {"cells": cells, "table": table}
+
+
+def releases(study: Study) -> Callable[[Release], object]:
+    """What makes the cell of one release."""
+    field = Field(study)
+    return lambda release: kept(field, *release)
+
+
+def kept(field: Field, harm: str, by: float, seed: int) -> dict[str, Any]:
+    """The cell of one release, with what it is of."""
+    what = {"study": "malicious parent 1", "harm": harm, "by": by, "seed": seed, "base": base_digest()}
+    return {**what, **field.study.cell(what, lambda: cell_of(field, harm, by, seed))}
 
 
 def cell_of(field: Field, harm: str, by: float, seed: int) -> dict[str, Any]:

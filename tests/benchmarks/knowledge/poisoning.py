@@ -177,16 +177,23 @@ def run(study: Study) -> dict[str, Any]:
     wanted = [
         (skew, n, round(part * n), seed) for part in parts for n in sizes for seed in range(seeds) for skew in SKEWS
     ]
+    record["open"] = len(wanted)
     try:
-        for done, cohort in enumerate(wanted):
-            record["open"] = len(wanted) - done
+        for cohort in study.each(wanted, columns):
             record["cells"] += column(field, *cohort)
-        record["open"] = 0
+            record["open"] -= 1
     except KeyboardInterrupt:
         study.say(f"stopped: {record['open']} of {len(wanted)} cohorts are open")
+    record["cells"].sort(key=key)
     record["matrix"] = summary(record["cells"])
     draw(record["matrix"], study.work / "poisoning.svg")
     return record
+
+
+def columns(study: Study) -> Callable[[tuple[str, int, int, int]], object]:
+    """What makes the cells of one cohort."""
+    field = Field(study)
+    return lambda cohort: column(field, *cohort)
 
 
 def undefended(field: Field) -> dict[str, Any]:

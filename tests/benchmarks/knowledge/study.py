@@ -9,16 +9,20 @@ grid of hours can be filled on several days and machines. A cell there is of the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import torch
 
 from node.starter import BUNDLED
 from registry.rows import Row, read_rows, read_tree_rows
 from registry.trust.files import write_whole
 from simulations.learning.trained import digest_of
+from simulations.workers import spread
 
+Thing = TypeVar("Thing")
 BASE: Final = BUNDLED / "model"
 MAX_ROWS_BYTES: Final = 64 << 20
 CELLS: Final = Path(__file__).with_name("cells.jsonl")
@@ -40,6 +44,7 @@ class Study:
     work: Path
     seeds: int = 5
     smallest: bool = False
+    workers: int = 1
     say: Callable[[str], None] = print
     shared: dict[str, dict[str, Any]] = field(default_factory=shared_cells)
 
@@ -62,6 +67,31 @@ class Study:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({"of": what, "record": record}, indent=1).encode())
         return record
+
+    def each(self, wanted: Sequence[Thing], ready: Callable[[Study], Callable[[Thing], object]]) -> Iterator[Thing]:
+        """The wanted, each once a process has made its cells; in their order and unmade where there are no workers.
+
+        `ready(study)`, importable by name, gives what makes the cells of one; what it returns is left there.
+        """
+        if self.workers < 2:
+            yield from wanted
+        else:
+            yield from spread(_maker, (ready, replace(self, say=_nothing)), wanted, self.workers)
+
+
+def _maker(ready: Callable[[Study], Callable[[Thing], object]], study: Study) -> Callable[[Thing], Thing]:
+    torch.set_num_threads(1)
+    make = ready(study)
+
+    def made(one: Thing) -> Thing:
+        make(one)
+        return one
+
+    return made
+
+
+def _nothing(text: str) -> None:
+    """What a process says beside others: whoever started it says it."""
 
 
 def share_cells(work: Path, file: Path = CELLS) -> None:
