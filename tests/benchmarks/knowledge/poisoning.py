@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +60,6 @@ class Field:
         self.study, self.judge = study, Judge(study)
         self.shops = {skew: shop(study, skew) for skew in SKEWS}
         self.kept: dict[str, Delta] = {}
-        self.outcomes: dict[str, dict[str, float]] = {}  # of merged models: without the liars they are often the same
 
     def delta(self, job: Job) -> Delta:
         """The adapter of a job."""
@@ -220,8 +219,8 @@ def column(field: Field, skew: str, n: int, liars: int, seed: int) -> list[dict[
     """Every attack and defence on one cohort."""
     cells = []
     for attack in possible(liars):
-        what = {"attack": attack, "skew": skew, "n": n, "liars": liars, "seed": seed, "study": "poisoning 1"}
-        what["base"] = base_digest()
+        what = {"attack": attack, "skew": skew, "n": n, "liars": liars, "seed": seed, "study": "poisoning 2"}
+        what |= {"base": base_digest(), "thresholds": asdict(field.judge.thresholds)}
         cell = field.study.cell(what, lambda attack=attack: cell_of(field, attack, skew, n, liars, seed))
         field.study.say(f"poisoning: {what} {cell}")
         cells.append({**what, **cell})
@@ -271,15 +270,18 @@ def weights_of(defence: str, sent: Sequence[Delta], passed: Sequence[bool], liar
 def outcome(field: Field, sent: Sequence[Delta], chosen: Tensor, tests: Sequence[Row]) -> dict[str, float]:
     """New and old knowledge at the parent, the canaries that answer as before, and the success of the backdoor."""
     merged = weighted(sent, chosen)
-    digest = digest_of([delta_digest(merged), [row.input for row in tests]])
-    if digest not in field.outcomes:
-        field.outcomes[digest] = {
+
+    def measure() -> dict[str, float]:
+        return {
             "new": field.judge.right(merged, tests),
             "old": field.judge.right(merged, field.judge.known[:100]),
             "success": success(field, merged, tests),
             "canaries": field.judge.right(merged, [row for draw in field.judge.canaries for row in draw]),
         }
-    return field.outcomes[digest]
+
+    # Without the liars it is often the same model, and under other thresholds a cell's models stay.
+    what = {"outcome": delta_digest(merged), "tests": digest_of([row.input for row in tests]), "base": base_digest()}
+    return field.study.cell(what, measure)
 
 
 def summary(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
