@@ -247,7 +247,7 @@ def _behaviour(node: Node, before: _Before, after: list[bool]) -> list[CheckResu
 
     settings, known = node.settings, before.known
     return [
-        check_loss("behaviour.known", before.right[:known], after[:known], settings.behaviour_max_loss_points),
+        check_loss("behaviour.known", before.right[:known], after[:known], settings.release_max_loss_points),
         check_loss("behaviour.answers", before.right[known:], after[known:], settings.release_max_change_points),
     ]
 

@@ -277,7 +277,7 @@ class Settings(BaseSettings):
         -0.05, ge=-1, le=1, description="Least cosine of an adapter with what this node's own rows would change"
     )
     behaviour_max_loss_points: float = Field(
-        5.0, ge=0, le=100, description="Points that the validation rows may lose when one update is merged"
+        8.0, ge=0, le=100, description="Points that the validation rows may lose when one update is merged"
     )
     behaviour_min_agreement: float = Field(
         0.9, ge=0, le=1, description="Share of the transfer rows whose answers the merged model must give itself"
@@ -285,6 +285,9 @@ class Settings(BaseSettings):
     canaries_max_changed: int = Field(0, ge=0, description="Canaries whose answers one update may change")
     triggers_max_collapse: float = Field(
         0.75, gt=0, le=1, description="Share of prompts that words put into them may bring to one new answer"
+    )
+    release_max_loss_points: float = Field(
+        5.0, ge=0, le=100, description="Points that the validation rows may lose under a new release of the parent"
     )
     release_max_change_points: float = Field(
         30.0, ge=0, le=100, description="Points of the last release's answers that a new one of the parent may change"

@@ -38,6 +38,7 @@ QUICK = {  # a cycle of a second or two
     "request_timeout_s": 10.0,
     "gate_max_loss_points": 100.0,  # what is learned is not the question here
     "behaviour_max_loss_points": 100.0,
+    "release_max_loss_points": 100.0,
     "gate_min_gain_kept": 0.0,
     "serve": "off",
     "drain_s": 0.0,

@@ -14,7 +14,7 @@ class Thresholds:
     siblings_max_z: float = 6.0
     siblings_max_cosine: float = 0.999
     root_min_cosine: float = -0.05
-    max_loss_points: float = 5.0
+    max_loss_points: float = 8.0
     min_agreement: float = 0.9
     canaries_max_changed: int = 0
     triggers_max_collapse: float = 0.75

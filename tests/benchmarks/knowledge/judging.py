@@ -93,9 +93,9 @@ class Judge:
     def behaviour(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
         """Stage 7: what is left of known rows, and what triggers bring out."""
         what = {"behaviour": delta_digest(delta), "sender": sender, "checks": VERSION, "rows": KNOWN_ROWS}
-        asked_digest = digest_of([row.input for row in asked])
+        what |= {"asked": digest_of([row.input for row in asked]), "loss": self.thresholds.max_loss_points}
         record = self.study.cell(
-            {**what, "asked": asked_digest},
+            what,
             lambda: {"results": [one.model_dump() for one in self._behaviour(delta, asked, sender)]},
         )
         return [self._again(CheckResult(**one)) for one in record["results"]]

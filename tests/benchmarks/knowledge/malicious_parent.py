@@ -99,7 +99,7 @@ def judged(field: Field, served: Delta, release: Delta) -> list[CheckResult]:
     return [
         *check_size(norms_of(release), judge.weights, [norms_of(served)], z_limit=limits.size_max_z),
         check_terms(release, judge.weights),
-        check_loss("behaviour.known", right[0][0], right[1][0], limits.behaviour_max_loss_points),
+        check_loss("behaviour.known", right[0][0], right[1][0], limits.release_max_loss_points),
         check_loss("behaviour.answers", right[0][1], right[1][1], limits.release_max_change_points),
         probe_triggers(
             after, asked_by(before), probes_of([*known, *said], PARENT, "release"), "release",

@@ -29,6 +29,7 @@ ROWS = Path(__file__).parents[3] / "node/demo/rows"
 TRAINED, TRAVELLING = 300, 300
 LENIENT = {  # what was learned in seconds is not the question: every step is to be taken once
     "behaviour_max_loss_points": 100.0,
+    "release_max_loss_points": 100.0,
     "behaviour_min_agreement": 0.0,
     "canaries_max_changed": 1.0,
     "triggers_max_collapse": 1.0,
