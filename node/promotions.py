@@ -57,6 +57,7 @@ def thresholds_of(settings: Settings) -> Thresholds:
         spectrum_max_z=settings.spectrum_max_z,
         siblings_max_z=settings.siblings_max_z,
         siblings_max_cosine=settings.siblings_max_cosine,
+        siblings_min_agreement=settings.siblings_min_agreement,
         root_min_cosine=settings.root_min_cosine,
         max_loss_points=settings.behaviour_max_loss_points,
         min_agreement=settings.behaviour_min_agreement,

@@ -273,6 +273,9 @@ class Settings(BaseSettings):
     siblings_max_cosine: float = Field(
         0.999, gt=0, le=1, description="Cosine of two senders' adapters above which they count as copies"
     )
+    siblings_min_agreement: float = Field(
+        0.2, ge=0, le=1, description="Share of its siblings' requests that an update must answer as they do"
+    )
     root_min_cosine: float = Field(
         -0.05, ge=-1, le=1, description="Least cosine of an adapter with what this node's own rows would change"
     )

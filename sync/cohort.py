@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from registry.documents import Update, read_offering
-from registry.errors import LocalFailure
+from registry.errors import BanyanError, LocalFailure
+from registry.rows import Row
 from registry.store import select
 from registry.tables import UpdateRow
 from sync.checks.files import check_files
@@ -20,6 +21,7 @@ from sync.checks.spectrum import Form, spectrum_of
 from sync.compose import Composer
 from sync.delta import Delta
 from sync.lifecycle import State, update_row
+from sync.travelled import travelled
 
 MAX_HISTORY: Final = 32
 MAX_SIBLINGS: Final = 20
@@ -77,6 +79,14 @@ def _comparable(composer: Composer, row: UpdateRow, update: Update, config: dict
 def delta_of(composer: Composer, row: UpdateRow) -> Delta:
     """The adapter of an update whose file is here and sound."""
     return composer.delta(_update(row).adapter)
+
+
+def requests_of(composer: Composer, row: UpdateRow) -> list[Row]:
+    """The transfer set of an update; nothing where it has none, or none that can be read."""
+    try:
+        return [taught.row for taught in travelled(composer.blobs, _update(row))]
+    except BanyanError:
+        return []
 
 
 def has_adapter(composer: Composer, row: UpdateRow) -> bool:

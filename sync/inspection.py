@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from registry.documents import CheckResult, Update
 from registry.errors import BadData
 from registry.paths import NodePath
 from registry.rows import Row, read_rows
+from registry.tables import UpdateRow
 from sync.aggregate.geometry import gram
+from sync.checks.agreement import check_answers, comparable
 from sync.checks.behaviour import check_behaviour, check_canaries
 from sync.checks.files import check_files
 from sync.checks.probes import asked_by, probes_of
@@ -24,7 +25,7 @@ from sync.checks.siblings import check_siblings
 from sync.checks.size import check_size, check_terms, norms_of
 from sync.checks.spectrum import check_spectrum, spectrum_of
 from sync.checks.triggers import probe_triggers
-from sync.cohort import delta_of, history_of, kept_norms, kept_spectrum, siblings_of
+from sync.cohort import delta_of, history_of, kept_norms, kept_spectrum, requests_of, siblings_of
 from sync.delta import Delta, read_adapter
 from sync.model import LoadedModel, add
 from sync.parent import Parent
@@ -42,11 +43,13 @@ def inspect_update(parent: Parent, update: Update, adapter: Path, transfer: Path
         return results
     loaded = parent.composer.load_chain(chain)
     delta = read_adapter(adapter, update.adapter.shape)
-    results += _beside_others(parent, update, delta, base_norms(loaded), config)
+    siblings = siblings_of(parent.composer, update, config)
+    results += _beside_others(parent, update, delta, base_norms(loaded), siblings)
     known = parent.known(update.release.path)
     root = root_update(loaded, known, update.release.path, update.release.digest, parent.runs)
     results.append(check_root(delta, root, len(known), min_cosine=parent.plan.thresholds.root_min_cosine))
-    return results + _behaviour(parent, update, delta, loaded, known, transfer_rows(update, transfer))
+    others = [requests_of(parent.composer, row) for row in siblings]
+    return results + _behaviour(parent, update, delta, loaded, known, transfer_rows(update, transfer), others)
 
 
 def transfer_rows(update: Update, transfer: Path | None) -> list[Row]:
@@ -58,11 +61,11 @@ def transfer_rows(update: Update, transfer: Path | None) -> list[Row]:
 
 
 def _beside_others(
-    parent: Parent, update: Update, delta: Delta, weights: dict[str, float], config: dict[str, Any]
+    parent: Parent, update: Update, delta: Delta, weights: dict[str, float], siblings: Sequence[UpdateRow]
 ) -> list[CheckResult]:
     """Stages 3 to 5: the change beside the base, beside earlier ones of its path, beside those of others."""
     composer, limits = parent.composer, parent.plan.thresholds
-    earlier, siblings = history_of(composer, update), siblings_of(composer, update, config)
+    earlier = history_of(composer, update)
     norms = [kept for row in earlier if (kept := kept_norms(composer, row)) is not None]
     forms = [form for row in [*earlier, *siblings] if (form := kept_spectrum(composer, row)) is not None]
     return [
@@ -78,9 +81,15 @@ def _beside_others(
 
 
 def _behaviour(
-    parent: Parent, update: Update, delta: Delta, loaded: LoadedModel, known: Sequence[Row], transfer: Sequence[Row]
+    parent: Parent,
+    update: Update,
+    delta: Delta,
+    loaded: LoadedModel,
+    known: Sequence[Row],
+    transfer: Sequence[Row],
+    others: Sequence[Sequence[Row]],
 ) -> list[CheckResult]:
-    """Stage 7 on the release, `loaded`, with the update added to it; the model is left so."""
+    """Stage 7, and what stage 5 asks, on the release, `loaded`, with the update added to it; the model is left so."""
     limits, path = parent.plan.thresholds, update.release.path
     before = parent.right_before(loaded, update.release.digest, known, path)
     news = evaluate_rows(loaded, transfer, update.path)[1] if transfer and parent.plan.measure_gain else None
@@ -101,6 +110,8 @@ def _behaviour(
     if not all(result.passed for result in results):
         return results  # rejected, whatever the probes, the dearest of all checks, would find
     seed = update.adapter.file.sha256
+    asked = comparable(transfer, others, seed)
+    results.append(check_answers(loaded, asked, update.path, min_agreement=limits.siblings_min_agreement))
     probes = [*probes_of(known, path, seed), *probes_of(transfer or known, update.path, seed)]
 
     def release(prompts: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ class Thresholds:
     spectrum_max_z: float = 6.0
     siblings_max_z: float = 6.0
     siblings_max_cosine: float = 0.999
+    siblings_min_agreement: float = 0.2
     root_min_cosine: float = -0.05
     max_loss_points: float = 8.0
     min_agreement: float = 0.9

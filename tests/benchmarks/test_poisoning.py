@@ -38,8 +38,9 @@ COHORT = Cohort(
 
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if name != "label flip"])
 def test_every_attack_sends_as_many_updates_as_there_are_attackers(attack: str) -> None:
-    judge = SimpleNamespace(accepts=lambda delta, others, rows, sender: True)
-    field = cast(Field, SimpleNamespace(backdoor=lambda number, share: drawn(50 + number), judge=judge))
+    judge = SimpleNamespace(accepts=lambda sent, others: True, sent=lambda delta, path, rows: None)
+    made = {"backdoor": lambda number, share: drawn(50 + number), "updates": lambda deltas, jobs: [], "judge": judge}
+    field = cast(Field, SimpleNamespace(**made))
     sent = ATTACKS[attack](field, COHORT)
     assert len(sent) == 2
     assert all(factor.product().isfinite().all() for delta in sent for factor in delta.values())

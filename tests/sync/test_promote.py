@@ -29,7 +29,7 @@ from sync.promote import Promoter
 from sync.prompt import conversation, prompt_text
 from sync.score import evaluate_rows
 from tests.sync.promoting import EN, NOW, at_work, updates_of
-from tests.toy import KNOWN, SHAPES, held_out, rows, share
+from tests.toy import KNOWN, SHAPES, held_out, learn, rows, share
 from tests.toy_tree import decide, enrol, head_of, releases_of, reopened, state_of
 
 # A promotion that does not
@@ -231,6 +231,23 @@ def test_a_sabotaged_adapter_is_rejected(bare: Node, toy_adapters: dict[str, Del
     failed = {name for name, result in reasons(bare, digest).items() if not result.passed}
     assert failed == {"behaviour.anchors", "behaviour.transfer"}
     assert "behaviour.triggers" not in reasons(bare, digest)  # rejected already, and the probes are dear
+
+
+def test_swapped_answers_are_held_back_beside_siblings(
+    bare: Node, toy_adapters: dict[str, Delta], tmp_path: Path
+) -> None:
+    """C34: siblings are asked for by their transfer sets, once these are here."""
+    for number in range(4):
+        digest = enrol(bare, f"en/shapes/c{number}").offer(
+            scaled(toy_adapters["en/shapes"], 1 - number / 100), rows(SHAPES)
+        )
+        assert decide(bare, digest, lambda *_: []) == "accepted"
+    swapped = {"sun": "cube", "box": "oval", "egg": "disc"}
+    delta = learn(at_work(bare).composer.load(head_of(bare, "en").digest), swapped, "en/shapes/late", tmp_path / "work")
+    digest = enrol(bare, "en/shapes/late").offer(delta, rows(swapped))
+    decide(bare, digest, at_work(bare).check)
+    found = reasons(bare, digest)["siblings.answers"]
+    assert (found.passed, found.value) == (False, pytest.approx(0.0, abs=0.1))
 
 
 def test_broken_files_end_the_checks_before_a_model_sees_them(bare: Node, toy_adapters: dict[str, Delta]) -> None:

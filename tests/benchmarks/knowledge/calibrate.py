@@ -17,10 +17,9 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from registry.documents import CheckResult
-from sync.delta import Delta
 from tests.benchmarks.knowledge.children import Job, trained
 from tests.benchmarks.knowledge.cohorts import SKEWS, shop, varied
-from tests.benchmarks.knowledge.judging import Judge
+from tests.benchmarks.knowledge.judging import Judge, Sent
 from tests.benchmarks.knowledge.study import Study
 
 VARIED: Final = 48
@@ -35,10 +34,9 @@ def run(study: Study) -> dict[str, Any]:
     for done, job in enumerate(study.each(jobs, alone), 1):
         alone(study, judge)(job)
         study.say(f"calibrate: {done} of {len(jobs)}")
-    deltas = [trained(job, study.work) for job in jobs]
+    sent = [judge.sent(trained(job, study.work), job.path, job.rows) for job in jobs]
     found: list[list[CheckResult]] = [
-        [*chain.from_iterable(judge.stages(delta, cohort_of(number, deltas), job.rows, job.path))]
-        for number, (job, delta) in enumerate(zip(jobs, deltas, strict=True))
+        [*chain.from_iterable(judge.stages(one, cohort_of(number, sent)))] for number, one in enumerate(sent)
     ]
     record = {
         "setting": {"adapters": len(jobs), "beside": list(BESIDE)},
@@ -52,7 +50,7 @@ def run(study: Study) -> dict[str, Any]:
 def alone(study: Study, judge: Judge | None = None) -> Callable[[Job], object]:
     """What trains a child and judges it alone, which takes long and is kept."""
     judge = judge or Judge(study)
-    return lambda job: [*judge.stages(trained(job, study.work, judge.loaded), [], job.rows, job.path)]
+    return lambda job: [*judge.stages(judge.sent(trained(job, study.work, judge.loaded), job.path, job.rows), [])]
 
 
 def honest_jobs(study: Study) -> list[Job]:
@@ -64,10 +62,10 @@ def honest_jobs(study: Study) -> list[Job]:
     return here[:10] if study.smallest else jobs
 
 
-def cohort_of(number: int, deltas: Sequence[Delta]) -> list[Delta]:
+def cohort_of(number: int, sent: Sequence[Sent]) -> list[Sent]:
     """Some of the others, the same at every call."""
     rng = random.Random(number)
-    others = [delta for at, delta in enumerate(deltas) if at != number]
+    others = [other for at, other in enumerate(sent) if at != number]
     return rng.sample(others, min(len(others), BESIDE[number % len(BESIDE)]))
 
 

@@ -7,6 +7,7 @@ node's settings. What an adapter does to the model takes seconds and is kept by 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from registry.documents import CheckResult
 from registry.rows import Row
 from simulations.learning.trained import digest_of
 from sync.aggregate.geometry import gram
+from sync.checks.agreement import check_answers, comparable
 from sync.checks.behaviour import check_behaviour
 from sync.checks.probes import Answers, asked_by, once, probes_of
 from sync.checks.root_set import check_root, root_update
@@ -29,7 +31,7 @@ from sync.judging import CANARY_SURE
 from sync.model import LoadedModel, add
 from sync.parent import PromotionPlan
 from sync.sampled import sampled
-from sync.score import evaluate_rows, fits
+from sync.score import evaluate_rows, fits, reanswered
 from sync.tokens import Example, encode
 from tests.benchmarks.knowledge.children import base_model, delta_digest
 from tests.benchmarks.knowledge.children import sampled as some
@@ -41,6 +43,15 @@ SHOWN: Final = 40  # of a sender's requests travel
 CANARY_DRAWS: Final = 3  # of as many canaries as a node draws, so that luck can be told from loss
 VERSION: Final = 3  # of what is kept: to be raised where the checks of one update measure something else
 RELEASE: Final = "0" * 64  # the parent serves the bundled base itself
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An update: the adapter, the place it speaks for, and its transfer set."""
+
+    delta: Delta
+    path: str
+    rows: tuple[Row, ...]
 
 
 class Judge:
@@ -74,21 +85,39 @@ class Judge:
         """Prompts that the release says to itself, as nodes of different keys would draw them (G9)."""
         return drawn_canaries(self.loaded, {row.task for row in self.known}, PARENT)
 
-    def accepts(self, delta: Delta, others: Sequence[Delta], asked: Sequence[Row], sender: str) -> bool:
+    def sent(self, delta: Delta, path: str, rows: Sequence[Row]) -> Sent:
+        """An update whose transfer set shows some of its sender's requests, with its own model's answers (C23)."""
+        shown = rows[:SHOWN]
+        what = {"answers": delta_digest(delta), "sender": path, "asked": digest_of([row.input for row in shown])}
+        said = self.study.cell(
+            what, lambda: {"said": {row.input: row.output for row in reanswered(base_model([delta]), shown, path)}}
+        )["said"]
+        return Sent(delta, path, tuple(replace(row, output=said[row.input]) for row in shown if row.input in said))
+
+    def accepts(self, sent: Sent, others: Sequence[Sent]) -> bool:
         """Whether every check passes; none is made after a stage that fails."""
-        return all(one.passed for stage in self.stages(delta, others, asked, sender) for one in stage)
+        return all(one.passed for stage in self.stages(sent, others) for one in stage)
 
-    def stages(
-        self, delta: Delta, others: Sequence[Delta], asked: Sequence[Row], sender: str
-    ) -> Iterator[list[CheckResult]]:
-        """Stages 3 to 5 beside the base and a cohort, 6, and 7, which runs the model: made when they are asked for.
-
-        Of `asked`, the sender's requests, so many are taken as its transfer set shows.
-        """
+    def stages(self, sent: Sent, others: Sequence[Sent]) -> Iterator[list[CheckResult]]:
+        """Stages 3 to 6 of the change, what 5 asks, and 7; what runs the model is made when it is asked for."""
         limits = self.thresholds
-        yield self.beside(delta, others)
-        yield [check_root(delta, self.reference, len(self.known), min_cosine=limits.root_min_cosine)]
-        yield self.behaviour(delta, asked[:SHOWN], sender)
+        yield self.beside(sent.delta, [other.delta for other in others])
+        yield [check_root(sent.delta, self.reference, len(self.known), min_cosine=limits.root_min_cosine)]
+        yield [self.agreement(sent, others)]
+        yield self.behaviour(sent.delta, sent.rows, sent.path)
+
+    def agreement(self, sent: Sent, others: Sequence[Sent]) -> CheckResult:
+        """What stage 5 asks of siblings' requests."""
+        asked = comparable(sent.rows, [other.rows for other in others], delta_digest(sent.delta))
+        least = self.thresholds.siblings_min_agreement
+        what = {"agreement": delta_digest(sent.delta), "sender": sent.path, "checks": VERSION, "least": least}
+        what |= {"asked": digest_of([[(row.input, row.output) for row in rows] for rows in asked])}
+
+        def ask() -> dict[str, Any]:
+            model = base_model([sent.delta])
+            return check_answers(model, asked, sent.path, min_agreement=least).model_dump()
+
+        return CheckResult(**self.study.cell(what, ask))
 
     def behaviour(self, delta: Delta, asked: Sequence[Row], sender: str) -> list[CheckResult]:
         """Stage 7: what is left of known rows, and what triggers bring out."""

@@ -29,7 +29,7 @@ from sync.aggregate.robust import geometric_median, mixed, multi_krum, nearest_n
 from sync.delta import Delta
 from tests.benchmarks.knowledge.children import Job, base_digest, delta_digest, trained
 from tests.benchmarks.knowledge.cohorts import SHARES, SKEWS, TRIGGER, Shop, backdoored, flipped, shop
-from tests.benchmarks.knowledge.judging import Judge
+from tests.benchmarks.knowledge.judging import VERSION, Judge, Sent
 from tests.benchmarks.knowledge.study import Study
 
 SIZES: Final = (10, 5, 20, 3)  # the cells that matter first
@@ -66,6 +66,10 @@ class Field:
         if job.digest not in self.kept:
             self.kept[job.digest] = trained(job, self.study.work, self.judge.loaded)
         return self.kept[job.digest]
+
+    def updates(self, deltas: Sequence[Delta], jobs: Sequence[Job]) -> list[Sent]:
+        """What was sent, each by the child of the job in its place."""
+        return [self.judge.sent(delta, job.path, job.rows) for delta, job in zip(deltas, jobs, strict=False)]
 
     def backdoor(self, number: int, share: str) -> Delta:
         """What the attacker of that number trained with a share of poisoned rows; the same for every skew."""
@@ -125,13 +129,13 @@ def adaptive(field: Field, cohort: Cohort) -> list[Delta]:
 
     What it does not know are the parent's prompts; the copy asks requests of the attacker's own.
     """
-    sent = []
+    sent, beside = [], field.updates(cohort.honest, cohort.jobs)
     for at, own in enumerate(cohort.own):
         harmful = field.backdoor(at, "backdoor-10")
         rows = cohort.shop.train[at::7]
 
         def passes(delta: Delta, rows: Sequence[Row] = rows) -> bool:
-            return field.judge.accepts(delta, cohort.honest, rows, "en/finance/attacker")
+            return field.judge.accepts(field.judge.sent(delta, "en/finance/attacker", rows), beside)
 
         sent.append(attacks.adaptive(own, harmful, passes, most=cohort.n / len(cohort.own), steps=7)[0])
     return sent
@@ -220,7 +224,7 @@ def column(field: Field, skew: str, n: int, liars: int, seed: int) -> list[dict[
     cells = []
     for attack in possible(liars):
         what = {"attack": attack, "skew": skew, "n": n, "liars": liars, "seed": seed, "study": "poisoning 2"}
-        what |= {"base": base_digest(), "thresholds": asdict(field.judge.thresholds)}
+        what |= {"base": base_digest(), "thresholds": asdict(field.judge.thresholds), "checks": VERSION}
         cell = field.study.cell(what, lambda attack=attack: cell_of(field, attack, skew, n, liars, seed))
         field.study.say(f"poisoning: {what} {cell}")
         cells.append({**what, **cell})
@@ -238,10 +242,9 @@ def cell_of(field: Field, attack: str, skew: str, n: int, liars: int, seed: int)
     """One attack on one cohort under every defence."""
     cohort = field.cohort(skew, n, liars, seed)
     sent = [*cohort.honest, *ATTACKS[attack](field, cohort)]
-    passed = [
-        field.judge.accepts(delta, sent[:at] + sent[at + 1 :], job.rows, job.path)  # quarantined is not merged either
-        for at, (delta, job) in enumerate(zip(sent, cohort.jobs, strict=True))
-    ]
+    updates = field.updates(sent, cohort.jobs)
+    # What is quarantined is not merged either.
+    passed = [field.judge.accepts(update, updates[:at] + updates[at + 1 :]) for at, update in enumerate(updates)]
     found = {
         defence: outcome(field, sent, weights_of(defence, sent, passed, liars), cohort.shop.tests)
         for defence in DEFENCES
