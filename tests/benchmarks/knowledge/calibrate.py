@@ -43,7 +43,7 @@ def run(study: Study) -> dict[str, Any]:
         "checks": {name: figures(name, found) for name in names_of(found)},
         "any check": share([any(not one.passed for one in results) for results in found[1::2]]),
     }
-    draw(found, study.work / "calibrate.svg")
+    draw(found, study.picture("calibrate"))
     return record
 
 

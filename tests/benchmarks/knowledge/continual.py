@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from typing import Any, Final, get_args
 
@@ -55,7 +54,7 @@ def run(study: Study) -> dict[str, Any]:
         {method: [row["accuracy"], row["first_domain"], row["known"]] for method, row in table.items()},
         ["mean of the domains at the end", "the first domain at the end", "what the base knew"],
         "exact match after three domains, 95 % intervals",
-        Path(__file__).with_name("continual.svg"),
+        study.picture("continual"),
     )
     about = {"orders": orders, "seeds": sequences[-1][1], "rows": sizes(study), "plan": str(PLAN)}
     return {**about, "table": table, "sequences": cells}

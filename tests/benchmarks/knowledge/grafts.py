@@ -68,7 +68,7 @@ def run(study: Study) -> dict[str, Any]:
         {name: [row["before"], row["student"], row["teacher"]] for name, row in table.items()},
         ["the student before", "the student after", "its teacher"],
         "exact match on held-out rows of the subdomain, 95 % intervals",
-        Path(__file__).with_name("grafts.svg"),
+        study.picture("grafts"),
     )
     return {"plan": str(PLAN), "rows": sizes(study), "seeds": len(seeds), "subdomains": subdomains, "table": table}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
 from typing import Any, Final
 
@@ -62,7 +61,7 @@ def run(study: Study) -> dict[str, Any]:
         columns,
         ["the leaf's held-out rows", "what the base knew"],
         "exact match on the way up, 95 % intervals",
-        Path(__file__).with_name("levels.svg"),
+        study.picture("levels"),
     )
     return {"sizes": str(sizes(study)), "seeds": seeds, "table": table, "journeys": found}
 

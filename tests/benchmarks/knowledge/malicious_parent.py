@@ -55,7 +55,7 @@ def run(study: Study) -> dict[str, Any]:
         study.say(f"malicious parent: {found[release]}")
     cells = [found[release] for release in wanted]
     table = summary(cells)
-    draw(table, study.work / "malicious_parent.svg")
+    draw(table, study.picture("malicious_parent"))
     return {"cells": cells, "table": table}
 
 

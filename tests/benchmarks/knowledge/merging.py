@@ -94,7 +94,7 @@ def run(study: Study) -> dict[str, Any]:
     except KeyboardInterrupt:
         study.say("stopped: the rest is open")
     if len(found) > 1:
-        plot(found, study.work / "merging.svg")
+        plot(found, study.picture("merging"))
     return {"cells": found, "open": [asdict(cell) for cell in wanted[len(found) :]], "prompt_loss": PROMPT_LOSS}
 
 

@@ -189,7 +189,7 @@ def run(study: Study) -> dict[str, Any]:
         study.say(f"stopped: {record['open']} of {len(wanted)} cohorts are open")
     record["cells"].sort(key=key)
     record["matrix"] = summary(record["cells"])
-    draw(record["matrix"], study.work / "poisoning.svg")
+    draw(record["matrix"], study.picture("poisoning"))
     return record
 
 

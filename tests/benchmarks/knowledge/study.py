@@ -68,6 +68,10 @@ class Study:
         write_whole(file, json.dumps({"of": what, "record": record}, indent=1).encode())
         return record
 
+    def picture(self, name: str) -> Path:
+        """The file of a plot: beside the results, or in the work folder where a study was only tried."""
+        return (self.work if self.smallest else CELLS.parent) / f"{name}.svg"
+
     def each(self, wanted: Sequence[Thing], ready: Callable[[Study], Callable[[Thing], object]]) -> Iterator[Thing]:
         """The wanted, each once a process has made its cells; in their order and unmade where there are no workers.
 
