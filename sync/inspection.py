@@ -7,7 +7,7 @@ together with what the parent knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from registry.documents import CheckResult, Update
@@ -48,7 +48,7 @@ def inspect_update(parent: Parent, update: Update, adapter: Path, transfer: Path
     known = parent.known(update.release.path)
     root = root_update(loaded, known, update.release.path, update.release.digest, parent.runs)
     results.append(check_root(delta, root, len(known), min_cosine=parent.plan.thresholds.root_min_cosine))
-    others = [requests_of(parent.composer, row) for row in siblings]
+    others = (requests_of(parent.composer, row) for row in siblings)
     return results + _behaviour(parent, update, delta, loaded, known, transfer_rows(update, transfer), others)
 
 
@@ -87,7 +87,7 @@ def _behaviour(
     loaded: LoadedModel,
     known: Sequence[Row],
     transfer: Sequence[Row],
-    others: Sequence[Sequence[Row]],
+    others: Iterable[Sequence[Row]],
 ) -> list[CheckResult]:
     """Stage 7, and what stage 5 asks, on the release, `loaded`, with the update added to it; the model is left so."""
     limits, path = parent.plan.thresholds, update.release.path

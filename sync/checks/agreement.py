@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from registry.documents import CheckResult
@@ -25,14 +25,17 @@ ASKED: Final = 20  # requests of one sibling
 ROWS_NEEDED: Final = 40  # of all siblings: a share of fewer is chance
 
 
-def comparable(own: Sequence[Row], others: Sequence[Sequence[Row]], seed: str) -> list[list[Row]]:
-    """Of each sibling's rows some whose answer is also among the sender's `own`; none where it has one answer alone."""
-    given = {row.output for row in own}
+def comparable(own: Sequence[Row], others: Iterable[Sequence[Row]], seed: str) -> list[list[Row]]:
+    """Of each sibling's rows some whose answer is also among the sender's `own`; none where it has one answer alone.
+
+    Transfer sets may be large: one at a time is looked at.
+    """
+    given, found = {row.output for row in own}, []
     rng = random.Random(seed)  # noqa: S311  a choice that can be repeated
-    if len(given) < 2:
-        return [[] for _ in others]
-    shared = [[row for row in rows if row.output in given] for rows in others]
-    return [rng.sample(rows, min(ASKED, len(rows))) for rows in shared]
+    for rows in others if len(given) > 1 else ():
+        shared = [row for row in rows if row.output in given]
+        found.append(rng.sample(shared, min(ASKED, len(shared))))
+    return found
 
 
 def check_answers(
