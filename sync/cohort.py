@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from registry.documents import Update, read_offering
-from registry.errors import BanyanError, LocalFailure
+from registry.errors import BadData, LocalFailure
 from registry.rows import Row
 from registry.store import select
 from registry.tables import UpdateRow
@@ -82,10 +82,13 @@ def delta_of(composer: Composer, row: UpdateRow) -> Delta:
 
 
 def requests_of(composer: Composer, row: UpdateRow) -> list[Row]:
-    """The transfer set of an update; nothing where it has none, or none that can be read."""
+    """The transfer set of an update; nothing where it has none here, or one that is not what was declared."""
+    update = _update(row)
+    if update.transfer is None or not composer.blobs.has(update.transfer.sha256):
+        return []
     try:
-        return [taught.row for taught in travelled(composer.blobs, _update(row))]
-    except BanyanError:
+        return [taught.row for taught in travelled(composer.blobs, update)]
+    except BadData:
         return []
 
 

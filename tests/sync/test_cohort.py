@@ -8,15 +8,17 @@ import pytest
 
 from node.context import Node
 from registry.blobs import BlobStore
+from registry.documents import Update
 from registry.tables import UpdateRow
 from sync import cohort
 from sync.checks.size import norms_of
 from sync.checks.spectrum import spectrum_of
-from sync.cohort import history_of, kept_norms, kept_spectrum, siblings_of
+from sync.cohort import history_of, kept_norms, kept_spectrum, requests_of, siblings_of
 from sync.delta import Delta, scaled
 from sync.lifecycle import load_update
 from sync.verdict import failure
 from tests.sync.promoting import Done, at_work, updates_of
+from tests.toy import TOOLS, rows
 from tests.toy_tree import decide, enrol
 
 
@@ -46,6 +48,22 @@ def test_the_newest_update_of_each_other_issuer_counts_once(bare: Node, toy_adap
             assert row is not None
             row.state = "verified"
     assert set(siblings(bare, own)) == {often, late}
+
+
+def test_requests_of_a_sibling_are_its_transfer_set_where_it_is_here(
+    bare: Node, toy_adapters: dict[str, Delta]
+) -> None:
+    """C34."""
+    shown = rows(TOOLS, range(3))
+    child, composer = enrol(bare, "en/tools"), at_work(bare).composer
+    row, update = load_update(bare.store, child.offer(toy_adapters["en/tools"], shown))
+    assert [(one.input, one.output) for one in requests_of(composer, row)] == [(r.input, r.output) for r in shown]
+    assert isinstance(update, Update)
+    assert update.transfer is not None
+    bare.blobs.path(update.transfer.sha256).unlink()
+    assert requests_of(composer, row) == []
+    without = load_update(bare.store, enrol(bare, "en/shapes").offer(toy_adapters["en/shapes"]))[0]
+    assert requests_of(composer, without) == []
 
 
 def test_there_is_an_end_to_how_many_are_read(

@@ -48,9 +48,14 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def alone(study: Study, judge: Judge | None = None) -> Callable[[Job], object]:
-    """What trains a child and judges it alone, which takes long and is kept."""
+    """What trains a child and asks its model, which takes long and is kept."""
     judge = judge or Judge(study)
-    return lambda job: [*judge.stages(judge.sent(trained(job, study.work, judge.loaded), job.path, job.rows), [])]
+
+    def make(job: Job) -> None:
+        sent = judge.sent(trained(job, study.work, judge.loaded), job.path, job.rows)
+        judge.behaviour(sent.delta, sent.rows, sent.path)
+
+    return make
 
 
 def honest_jobs(study: Study) -> list[Job]:
